@@ -1,0 +1,161 @@
+import type { DType } from "./dtype.ts";
+import type { Shape } from "./shape.ts";
+
+/** A window onto a buffer. Strides and offset count elements, not bytes. */
+export interface View {
+  /** The element type. */
+  readonly dtype: DType;
+  /** The size of each axis, outermost first. */
+  readonly shape: Shape;
+  /** The step of each axis; 0 repeats one element along a broadcast axis. */
+  readonly strides: readonly number[];
+  /** Where the first element lies in the buffer. */
+  readonly offset: number;
+}
+
+/** What a kernel receives: a view and the backend's handle of the memory behind it. */
+export interface Operand<B> extends View {
+  /** The backend's own handle. */
+  readonly buffer: B;
+}
+
+/** Elementwise functions of one argument. `gelu` is the tanh approximation. */
+export type UnaryFunction =
+  | "identity"
+  | "exp"
+  | "log"
+  | "rsqrt"
+  | "tanh"
+  | "sigmoid"
+  | "silu"
+  | "gelu"
+  | "sin"
+  | "cos"
+  | "abs";
+
+/** Elementwise functions of two arguments. `equal` and `less` give 1 or 0 in the dtype of the operands. */
+export type BinaryFunction = "add" | "sub" | "mul" | "div" | "max" | "min" | "equal" | "less";
+
+/** Reductions over the last axis. */
+export type ReduceFunction = "sum" | "max";
+
+/** The gates of gated feed-forward layers. */
+export type GateFunction = "silu" | "gelu";
+
+/** What limits which keys a query attends to, and how scores are formed. */
+export interface AttentionAttributes {
+  /** Scores are multiplied by this before anything else. */
+  readonly scale: number;
+  /** Queries are the last T of S positions and see no later key. */
+  readonly causal: boolean;
+  /** A query sees itself and this many positions minus one before it; all of them when absent. */
+  readonly window?: number | undefined;
+  /** Soft cap: scores become `cap * tanh(score / cap)` before masking. */
+  readonly cap?: number | undefined;
+}
+
+/**
+ * The operations that every backend implements, with their attributes. `out` has the right shape and its own memory.
+ *
+ * The contract of views: `copy`, `unary` and `binary` accept any strides, including 0; `matmul` accepts a transposed
+ * last pair of axes and any batch strides; `gather` accepts any table strides. Every other operand has a dense last
+ * axis: core copies it first where it has not. `out` is dense except for `copy`, where it may be any window.
+ */
+export interface PrimitiveOps {
+  /** `out[..., i] = start + step * i`, no inputs. */
+  fill: { readonly start: number; readonly step: number };
+  /** `out = a`, converting dtypes; with `accumulate`, `out += a`. */
+  copy: { readonly accumulate?: boolean };
+  /** `out = fn(scale * a + shift)`. */
+  unary: { readonly fn: UnaryFunction; readonly scale: number; readonly shift: number };
+  /** `out = fn(a, b)`; both inputs have the shape of `out`. */
+  binary: { readonly fn: BinaryFunction };
+  /** `a[..., n] → [..., 1]`. */
+  reduce: { readonly fn: ReduceFunction };
+  /** `a[..., m, k] · b[..., k, n] → [..., m, n]`, accumulated in f32 at least; `b` may have another float dtype. */
+  matmul: object;
+  /** `table[..., n, w], rows[..., k] → [..., k, w]`, `rows` of dtype i32 or u32. Rows outside the table give zeros. */
+  gather: object;
+  /** `a[..., n] → i32[..., k]`: indices of the k largest, largest first, lower index first among equals. */
+  topK: { readonly k: number };
+}
+
+/** Operations that a backend may implement; core composes them from primitives where it does not. */
+export interface FusedOps {
+  /** Softmax over the last axis. */
+  softmax: object;
+  /** `x / sqrt(mean(x²) + eps) * (weight + offset)` over the last axis. */
+  rmsNorm: { readonly eps: number; readonly offset: number };
+  /** Rotates pairs of `x[T, H, D]` by the angles whose cosines and sines are `cos[T, D/2]` and `sin[T, D/2]`. */
+  rope: { readonly interleaved: boolean };
+  /** `q[T, H, Dk], k[S, G, Dk], v[S, G, Dv] → [T, H, Dv]`; query head h uses key head `floor(h / (H/G))`. */
+  attention: AttentionAttributes;
+  /** `fn(gate) * up`. */
+  gatedActivation: { readonly fn: GateFunction };
+  /** `x[..., k, n]` or `x[..., 1, n]`, `weights[E, m, n]`, `ids[..., k] → [..., k, m]`: row i times expert `ids[i]` transposed. */
+  expertMatmul: object;
+}
+
+/** Every operation and its attributes. */
+export interface Ops extends PrimitiveOps, FusedOps {}
+
+/** Writes `out`, which shares no buffer with an input. Never allocates tensors, frees or waits. Returns `false` to decline. */
+export type Kernel<B, Attributes> = (
+  out: Operand<B>,
+  inputs: readonly Operand<B>[],
+  attributes: Attributes,
+) => void | false;
+
+/** The table of kernels: without a primitive it does not type-check, without a fused operation it does. */
+export type Kernels<B> = { readonly [K in keyof PrimitiveOps]: Kernel<B, PrimitiveOps[K]> } & {
+  readonly [K in keyof FusedOps]?: Kernel<B, FusedOps[K]>;
+};
+
+/** Memory that a backend holds at this moment. */
+export interface MemoryCount {
+  /** Buffers that have been allocated and not released. */
+  readonly buffers: number;
+  /** Their bytes, as requested. */
+  readonly bytes: number;
+}
+
+/** Factorisations a backend may do itself. Each fills dense f32 outputs that core has allocated. */
+export interface Routines<B> {
+  /** Thin SVD: `a[m, n] → u[m, k], s[k], v[n, k]` with k = min(m, n); s descending. */
+  svd?(
+    outputs: readonly [u: Operand<B>, s: Operand<B>, v: Operand<B>],
+    a: Operand<B>,
+  ): Promise<void>;
+  /** Thin QR: `a[m, n] → q[m, k], r[k, n]` with k = min(m, n). */
+  qr?(outputs: readonly [q: Operand<B>, r: Operand<B>], a: Operand<B>): Promise<void>;
+  /** Symmetric eigenproblem: `a[n, n] → values[n], vectors[n, n]`; values descending, vectors in columns. */
+  eigh?(outputs: readonly [values: Operand<B>, vectors: Operand<B>], a: Operand<B>): Promise<void>;
+}
+
+/**
+ * Where tensors live and how operations run on them: a name, four memory functions and a table of kernels.
+ *
+ * A plain object: a wrapper that counts, times or checks is `{ ...backend, kernels: { ...backend.kernels, matmul } }`.
+ */
+// The one `any`: code that is generic over backends never looks into a buffer.
+// oxlint-disable-next-line typescript/no-explicit-any
+export interface Backend<B = any> {
+  /** For messages: `cpu`, `webgpu`. */
+  readonly name: string;
+  /** How each operation runs. */
+  readonly kernels: Kernels<B>;
+  /** Returns uninitialised memory; throws a `BackendError` that names the sizes when there is none. */
+  allocate(bytes: number): B;
+  /** Takes a buffer back. Work that was issued before may still read it. */
+  release(buffer: B): void;
+  /** Copies bytes to the start of a buffer, ordered after all work issued before. The data may be reused at once. */
+  write(buffer: B, data: Uint8Array): void;
+  /** Copies bytes out, after all work issued before. */
+  read(buffer: B, byteOffset: number, byteLength: number): Promise<Uint8Array>;
+  /** What is live now; tests assert that it returns to where it began. */
+  memory(): MemoryCount;
+  /** Factorisations that the backend does itself; core's own f64 ones serve otherwise. */
+  readonly routines?: Routines<B>;
+  /** Gives up everything the backend holds. */
+  dispose(): void;
+}

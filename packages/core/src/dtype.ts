@@ -1,0 +1,176 @@
+import { ArgumentError, fail } from "./errors.ts";
+
+/** The element types of tensors. `f16` and `bf16` are stored as their 16 bits; arithmetic is done in f32. */
+export type DType = "f32" | "f16" | "bf16" | "i32" | "u32";
+
+/** The host arrays that hold tensor elements; `f16` and `bf16` travel as their bits. */
+export type HostArray = Float32Array | Int32Array | Uint32Array | Uint16Array;
+
+/** Bytes of one element. */
+export const bytesPerElement: Readonly<Record<DType, number>> = {
+  f32: 4,
+  f16: 2,
+  bf16: 2,
+  i32: 4,
+  u32: 4,
+};
+
+const scratchFloat = new Float32Array(1);
+const scratchBits = new Uint32Array(scratchFloat.buffer);
+
+/** Of two neighbours, which one a number rounds to that f32 put exactly in their middle: 1 up, 0 down, in magnitude. */
+const sideOfTie = (x: number, odd: number): number => {
+  const beyond = Math.abs(x) - Math.abs(scratchFloat[0]!);
+  return beyond === 0 ? odd : Number(beyond > 0);
+};
+
+/**
+ * The bf16 bits nearest to a number, ties to even. Rounds once, from all 53 bits of the number.
+ *
+ * @param x - Any number, infinities and NaN included.
+ */
+export function toBf16Bits(x: number): number {
+  scratchFloat[0] = x;
+  const bits = scratchBits[0]!;
+  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40; // NaN stays NaN
+  const up = (bits & 0xffff) === 0x8000 ? sideOfTie(x, (bits >>> 16) & 1) : (bits & 0x8000) >>> 15;
+  return (bits >>> 16) + up;
+}
+
+/**
+ * The number that 16 bf16 bits stand for, exactly.
+ *
+ * @param bits - An integer from 0 to 65535.
+ */
+export function fromBf16Bits(bits: number): number {
+  scratchBits[0] = bits << 16;
+  return scratchFloat[0]!;
+}
+
+/**
+ * The f16 (IEEE binary16) bits nearest to a number, ties to even. Rounds once.
+ *
+ * @param x - Any number; beyond ±65504 it becomes an infinity.
+ */
+export function toF16Bits(x: number): number {
+  scratchFloat[0] = x;
+  const bits = scratchBits[0]!;
+  const sign = (bits >>> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (Math.abs(x) >= 65520) return sign | 0x7c00;
+  if (magnitude >= 0x38800000) {
+    const up =
+      (bits & 0x1fff) === 0x1000 ? sideOfTie(x, (bits >>> 13) & 1) : (bits & 0x1000) >>> 12;
+    return sign | (((magnitude - 0x38000000) >>> 13) + up);
+  }
+  // Subnormal: adding 0.5 aligns the last f16 bit with the last f32 bit, and the store rounds.
+  scratchFloat[0] = Math.abs(x) + 0.5;
+  return sign | (scratchBits[0]! - 0x3f000000);
+}
+
+/**
+ * The number that 16 f16 bits stand for, exactly.
+ *
+ * @param bits - An integer from 0 to 65535.
+ */
+export function fromF16Bits(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >>> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/**
+ * Rounds numbers to a dtype, once, to nearest even. Integer dtypes truncate towards zero.
+ *
+ * @param values - Numbers in any array.
+ * @param dtype - The target.
+ * @returns A new array of the dtype's host type.
+ *
+ * @example
+ * ```ts
+ * import { decode, encode } from "@transmla/core";
+ * console.log(Array.from(decode(encode([1.00390625, 3], "bf16"), "bf16"))); // => [1, 3]
+ * ```
+ */
+export function encode(values: ArrayLike<number>, dtype: DType): HostArray {
+  switch (dtype) {
+    case "f32":
+      return Float32Array.from(values);
+    case "i32":
+      return Int32Array.from(values);
+    case "u32":
+      return Uint32Array.from(values);
+    case "f16":
+      return map16(values, toF16Bits);
+    case "bf16":
+      return map16(values, toBf16Bits);
+  }
+}
+
+function map16(values: ArrayLike<number>, round: (x: number) => number): Uint16Array {
+  const out = new Uint16Array(values.length);
+  for (let i = 0; i < out.length; i++) out[i] = round(values[i]!);
+  return out;
+}
+
+/**
+ * Widens elements of a dtype to numbers, exactly. The inverse of {@link encode} on representable values.
+ *
+ * @param values - Elements as `read` returns them; `f16` and `bf16` as bits.
+ * @param dtype - What they are.
+ * @returns The same array for `f32`, `i32` and `u32`, a new `Float32Array` otherwise.
+ */
+export function decode(values: HostArray, dtype: DType): Float32Array | Int32Array | Uint32Array {
+  if (!(values instanceof Uint16Array)) return values;
+  const out = new Float32Array(values.length);
+  if (dtype === "bf16") {
+    const bits = new Uint32Array(out.buffer);
+    for (let i = 0; i < out.length; i++) bits[i] = values[i]! << 16;
+    return out;
+  }
+  for (let i = 0; i < out.length; i++) out[i] = fromF16Bits(values[i]!);
+  return out;
+}
+
+/**
+ * Reads bytes as the host array of a dtype, without a copy where alignment allows.
+ *
+ * @param bytes - Little-endian elements.
+ * @param dtype - What they are.
+ */
+export function asHostArray(bytes: Uint8Array, dtype: DType): HostArray {
+  const size = bytesPerElement[dtype];
+  if (bytes.byteLength % size !== 0) {
+    fail(
+      ArgumentError,
+      "asHostArray",
+      `${bytes.byteLength} bytes are not a whole number of ${dtype}`,
+    );
+  }
+  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  const length = aligned.byteLength / size;
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(aligned.buffer, aligned.byteOffset, length);
+    case "i32":
+      return new Int32Array(aligned.buffer, aligned.byteOffset, length);
+    case "u32":
+      return new Uint32Array(aligned.buffer, aligned.byteOffset, length);
+    case "f16":
+    case "bf16":
+      return new Uint16Array(aligned.buffer, aligned.byteOffset, length);
+  }
+}
+
+/**
+ * The bytes of a host array, without a copy.
+ *
+ * @param values - Any host array.
+ */
+export function bytesOf(values: HostArray): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+}

@@ -1,0 +1,73 @@
+import { ArgumentError, fail } from "./errors.ts";
+
+/** What a scope owns. */
+interface Disposable {
+  dispose(): void;
+}
+
+let current: Set<Disposable> | null = null;
+
+/** @internal Called by every new tensor: the innermost scope owns it. */
+export function adopt(owned: Disposable): void {
+  current?.add(owned);
+}
+
+/**
+ * Frees every tensor that `body` made, except those it returns: alone, in an array or in an object. What it returns
+ * belongs to the surrounding scope, if there is one. When `body` throws, everything it made is freed.
+ *
+ * @param body - Synchronous work. A body that returns a promise is refused: what it makes later would escape.
+ * @returns What `body` returned.
+ *
+ * @example
+ * ```ts
+ * import { cpuBackend } from "@transmla/backend-cpu";
+ * import { add, mul, scope, tensor } from "@transmla/core";
+ * const backend = await cpuBackend();
+ * const x = tensor(backend, [1, 2, 3], [3]);
+ * const y = scope(() => add(mul(x, x), x)); // the product is freed, the sum is returned
+ * console.log(Array.from(await y.read())); // => [2, 6, 12]
+ * console.log(backend.memory().buffers); // => 2
+ * ```
+ */
+export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
+  const outer = current;
+  const mine = new Set<Disposable>();
+  current = mine;
+  try {
+    const result: T = body();
+    if (result instanceof Promise) {
+      fail(
+        ArgumentError,
+        "scope",
+        "the body is async; free its tensors with `using` or dispose() instead",
+      );
+    }
+    release(result, mine, outer);
+    return result;
+  } finally {
+    current = outer;
+    for (const owned of mine) owned.dispose();
+  }
+}
+
+/** Moves what a result holds from one owner to the next. */
+function release(result: unknown, from: Set<Disposable>, to: Set<Disposable> | null): void {
+  if (typeof result !== "object" || result === null) return;
+  if (from.delete(result as Disposable)) to?.add(result as Disposable);
+  else if (Array.isArray(result)) for (const item of result) release(item, from, to);
+  else if (Object.getPrototypeOf(result) === Object.prototype) {
+    for (const item of Object.values(result)) release(item, from, to);
+  }
+}
+
+/**
+ * Takes a tensor out of every scope: its holder must dispose of it.
+ *
+ * @param tensor - A tensor made inside a scope.
+ * @returns The same tensor.
+ */
+export function keep<T extends Disposable>(tensor: T): T {
+  current?.delete(tensor);
+  return tensor;
+}

@@ -1,0 +1,187 @@
+import { decode, encode, tensor, type Tensor } from "@transmla/core";
+
+import { assetFiles } from "../assets.ts";
+import type { OutputFolder } from "../checkpoint/output.ts";
+import type { Folder } from "../checkpoint/folder.ts";
+import { openCheckpoint } from "../checkpoint/shards.ts";
+import { createCheckpoint } from "../checkpoint/write.ts";
+import type { TensorSource } from "../checkpoint/tensors.ts";
+import { readConfig, type Progress } from "../load.ts";
+import type { HuggingFaceConfig } from "../model/config.ts";
+import { Model } from "../model/model.ts";
+import { planConversion, type ConversionMethod, type WeightReader } from "./conversion.ts";
+import { formatConfig } from "./format-config.ts";
+import type { HostTensor } from "./host-tensor.ts";
+import type { OutputDType } from "./merged.ts";
+
+/** A method, and how its result is stored. */
+export type ConvertOptions = ConversionMethod & {
+  /** The dtype of the result; each weight is rounded to it once, from f64. `f32` when absent. */
+  readonly dtype?: OutputDType | undefined;
+  /** Called after each tensor. */
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Stops between tensors; nothing is left behind. */
+  readonly signal?: AbortSignal | undefined;
+};
+
+/** What rounding to the output dtype has cost. */
+export interface Rounding {
+  /** Tensors that the dtype holds exactly. */
+  readonly exact: number;
+  /** All tensors. */
+  readonly tensors: number;
+  /** The largest relative error of a tensor: ‖rounded - exact‖ / ‖exact‖. */
+  readonly worst: number;
+  /** The tensor that it occurs in. */
+  readonly worstName: string | undefined;
+}
+
+/** What {@link convertCheckpoint} has written. */
+export interface ConversionReport {
+  /** The configuration of the result. */
+  readonly config: HuggingFaceConfig;
+  /** Weights in the source, and in the result. */
+  readonly parameters: readonly [before: number, after: number];
+  /** What rounding has cost. */
+  readonly rounding: Rounding;
+}
+
+/**
+ * Converts a loaded model to another form of attention, in f64 with one rounding.
+ *
+ * @param model - The source; it stays as it is.
+ * @param options - The method.
+ * @returns A model on the same backend, with the same tokenizer; the caller disposes of it.
+ * @throws UnsupportedError when the method cannot express the model.
+ *
+ * @example
+ * ```ts
+ * import { cpuBackend } from "@transmla/backend-cpu";
+ * import { bundledModel, convert, loadModel } from "transmla";
+ * using model = await loadModel(bundledModel, { backend: await cpuBackend() });
+ * using latent = await convert(model, { method: "merged" });
+ * console.log(latent.config.attention.kind); // => "latent"
+ * ```
+ */
+export async function convert(model: Model, options: ConvertOptions): Promise<Model> {
+  const dtype = options.dtype ?? "f32";
+  const conversion = planConversion(model.huggingFaceConfig, modelWeights(model), options);
+  const tensors = new Map<string, Tensor>();
+  try {
+    for await (const [name, { data, shape }] of conversion.tensors()) {
+      options.signal?.throwIfAborted();
+      const rounded = decode(encode(data, dtype), dtype);
+      tensors.set(name, tensor(model.backend, rounded, shape));
+      options.onProgress?.({ done: tensors.size, total: conversion.plan.length, unit: "tensors" });
+    }
+  } catch (error) {
+    for (const made of tensors.values()) made.dispose();
+    throw error;
+  }
+  return new Model(model.backend, conversion.config, tensors, model.assets);
+}
+
+/** The weights of a loaded model, read back one at a time. */
+function modelWeights({ tensors }: Model): WeightReader {
+  return {
+    names: tensors.keys(),
+    has: (name) => tensors.has(name),
+    read: async (name) => {
+      const weight = tensors.get(name)!;
+      return { shape: weight.shape, data: Float64Array.from(await weight.read()) };
+    },
+  };
+}
+
+/** The weights of a checkpoint. */
+function checkpointWeights(source: TensorSource): WeightReader {
+  return {
+    names: source.tensors.keys(),
+    has: (name) => source.tensors.has(name),
+    read: async (name) => ({ shape: source.tensors.get(name)!.shape, data: await source.numbers(name) }),
+  };
+}
+
+/**
+ * Converts a checkpoint to another, one layer at a time: memory holds the attention of one layer or one other tensor.
+ * Tokenizer, chat template and generation defaults are carried over.
+ *
+ * @param from - The source folder.
+ * @param output - A new folder; it is committed at the end, and discarded when anything fails.
+ * @param options - The method, the dtype, progress and abort.
+ */
+export async function convertCheckpoint(
+  from: Folder,
+  output: OutputFolder,
+  options: ConvertOptions,
+): Promise<ConversionReport> {
+  const { json } = await readConfig(from);
+  const source = await openCheckpoint(from);
+  try {
+    const dtype = options.dtype ?? "f32";
+    const conversion = planConversion(json, checkpointWeights(source), options);
+    const stored = dtype === "f32" ? "F32" : "BF16";
+    const writer = await createCheckpoint(output, conversion.plan.map((entry) => ({ ...entry, dtype: stored })));
+    const rounding = new RoundingMeter(dtype);
+    let done = 0;
+    for await (const [name, weight] of conversion.tensors()) {
+      options.signal?.throwIfAborted();
+      await writer.write(name, weight.data);
+      rounding.add(name, weight);
+      done++;
+      options.onProgress?.({ done, total: conversion.plan.length, unit: "tensors" });
+    }
+    await writer.close();
+    const name = dtype === "f32" ? "float32" : "bfloat16";
+    const config = { ...conversion.config, torch_dtype: name, dtype: name };
+    await output.writeText("config.json", formatConfig(config));
+    for (const [file, bytes] of await assetFiles(from)) await output.writeBytes(file, bytes);
+    await output.commit();
+    const count = (shapes: Iterable<{ readonly shape: readonly number[] }>): number => {
+      return [...shapes].reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+    };
+    return {
+      config,
+      parameters: [count(source.tensors.values()), count(conversion.plan)],
+      rounding: rounding.report(),
+    };
+  } catch (error) {
+    await output.discard();
+    throw error;
+  } finally {
+    await source.close();
+  }
+}
+
+/** Accumulates what rounding costs. */
+class RoundingMeter {
+  readonly #dtype: OutputDType;
+  #exact = 0;
+  #tensors = 0;
+  #worst = 0;
+  #worstName: string | undefined;
+
+  constructor(dtype: OutputDType) {
+    this.#dtype = dtype;
+  }
+
+  add(name: string, { data }: HostTensor): void {
+    const rounded = decode(encode(data, this.#dtype), this.#dtype);
+    let error = 0;
+    let norm = 0;
+    for (let i = 0; i < data.length; i++) {
+      error += (rounded[i]! - data[i]!) ** 2;
+      norm += data[i]! ** 2;
+    }
+    const relative = error === 0 ? 0 : Math.sqrt(error / norm);
+    this.#tensors++;
+    this.#exact += Number(relative === 0);
+    if (relative <= this.#worst) return;
+    this.#worst = relative;
+    this.#worstName = name;
+  }
+
+  report(): Rounding {
+    return { exact: this.#exact, tensors: this.#tensors, worst: this.#worst, worstName: this.#worstName };
+  }
+}

@@ -1,0 +1,109 @@
+import { asHostArray, decode, tensor, type Backend, type Tensor } from "@transmla/core";
+
+import { readAssets } from "./assets.ts";
+import { readJson, type Folder } from "./checkpoint/folder.ts";
+import { openCheckpoint } from "./checkpoint/shards.ts";
+import type { TensorSource } from "./checkpoint/tensors.ts";
+import type { HuggingFaceConfig, ModelConfig } from "./model/config.ts";
+import { parseConfig } from "./model/families.ts";
+import { Model } from "./model/model.ts";
+
+/** A configuration is a few kilobytes; token names in some make it large. */
+const MAX_CONFIG_BYTES = 10_000_000;
+
+/** How far a long operation is. */
+export interface Progress {
+  /** What is done so far. */
+  readonly done: number;
+  /** Of how much. */
+  readonly total: number;
+  /** What is counted. */
+  readonly unit: "bytes" | "tensors" | "windows" | "tokens";
+}
+
+/** Choices of {@link loadModel}. */
+export interface LoadOptions {
+  /** Where the weights go. */
+  readonly backend: Backend;
+  /** Called after each weight. */
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Stops between weights; what was loaded is freed. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * A folder by its path, in Node, or as it is.
+ *
+ * @param from - A path or a folder.
+ */
+export async function asFolder(from: string | Folder): Promise<Folder> {
+  if (typeof from !== "string") return from;
+  const { diskFolder } = await import("./checkpoint/disk.ts"); // not in browsers
+  return diskFolder(from);
+}
+
+/**
+ * Reads the configuration of a model without its weights.
+ *
+ * @param folder - The model.
+ * @returns The parsed `config.json`, and what this library makes of it.
+ */
+export async function readConfig(folder: Folder): Promise<{ json: HuggingFaceConfig; config: ModelConfig }> {
+  const json = await readJson(folder, "config.json", MAX_CONFIG_BYTES);
+  const config = parseConfig(json, `${folder.path}/config.json`);
+  return { json: json as HuggingFaceConfig, config };
+}
+
+/**
+ * Loads a model from a Hugging Face folder: `config.json`, safetensors in one file or in shards, and the tokenizer if
+ * there is one. Weights are widened to f32.
+ *
+ * @param from - A path (Node), or a folder of files from anywhere.
+ * @param options - The backend, progress and abort.
+ * @returns A model that the caller disposes of.
+ * @throws FormatError or UnsupportedError that names file, field and value.
+ *
+ * @example
+ * ```ts
+ * import { cpuBackend } from "@transmla/backend-cpu";
+ * import { bundledModel, generate, loadModel } from "transmla";
+ * using model = await loadModel(bundledModel, { backend: await cpuBackend() });
+ * let text = "";
+ * for await (const piece of generate(model, "ROMEO:", { maxTokens: 8, temperature: 0 })) text += piece.text;
+ * console.log(model.parameters); // => 2853312
+ * ```
+ */
+export async function loadModel(from: string | Folder, options: LoadOptions): Promise<Model> {
+  const folder = await asFolder(from);
+  const { json } = await readConfig(folder);
+  const assets = await readAssets(folder, json);
+  const source = await openCheckpoint(folder);
+  const tensors = new Map<string, Tensor>();
+  try {
+    const sizes = [...source.tensors.values()].map(({ shape }) => shape.reduce((product, size) => product * size, 1));
+    const total = sizes.reduce((sum, size) => sum + size * 4, 0);
+    let done = 0;
+    for (const { name, shape } of source.tensors.values()) {
+      options.signal?.throwIfAborted();
+      const values = await readFloats(source, name);
+      tensors.set(name, tensor(options.backend, values, shape));
+      done += values.byteLength;
+      options.onProgress?.({ done, total, unit: "bytes" });
+    }
+  } catch (error) {
+    for (const loaded of tensors.values()) loaded.dispose();
+    throw error;
+  } finally {
+    await source.close();
+  }
+  return new Model(options.backend, json, tensors, assets);
+}
+
+/** A stored tensor as f32, without a detour over f64 for the common dtypes. */
+async function readFloats(source: TensorSource, name: string): Promise<Float32Array> {
+  const direct = { F32: "f32", F16: "f16", BF16: "bf16" } as const;
+  const { dtype } = source.tensors.get(name)!;
+  const known = Object.hasOwn(direct, dtype) ? direct[dtype as keyof typeof direct] : undefined;
+  if (!known) return Float32Array.from(await source.numbers(name));
+  return decode(asHostArray(await source.bytes(name), known), known) as Float32Array;
+}

@@ -1,0 +1,144 @@
+import { add, attention, concat, matmul, rmsNorm, rope, type Tensor } from "@transmla/core";
+
+import type { LayerCache } from "./cache.ts";
+import type { FactoredAttention, GroupedAttention, LatentAttention } from "./config.ts";
+import type { RopeTables } from "./rope.ts";
+import type { FactoredWeights, GroupedWeights, LatentQueryWeights, LatentWeights, Linear } from "./weights.ts";
+
+// Shapes: T new tokens, S all tokens so far, H query heads, G key heads, D head width, R latent width.
+
+/** The norms inside latent attention use this epsilon in Transformers, whatever `rms_norm_eps` is. */
+export const LATENT_NORM_EPS = 1e-6;
+
+/** How latent attention is computed: in the latent space, or on keys and values expanded for each head. */
+export type LatentForm = "absorbed" | "expanded";
+
+/** What a layer's attention is computed in: the tables of its positions, its cache, its mask. */
+export interface AttentionContext {
+  /** Rotation tables of the new positions, `[T, D/2]`. */
+  readonly tables: RopeTables;
+  /** Rotation tables of all positions so far, `[S, D/2]`. */
+  readonly allTables: RopeTables;
+  readonly interleaved: boolean;
+  readonly cache: LayerCache;
+  readonly window: number | undefined;
+  /** The form of latent attention; by the number of multiplications when absent. */
+  readonly latentForm: LatentForm | undefined;
+}
+
+/** `x weightᵀ + bias`. */
+export function linear(x: Tensor, { weight, bias }: Linear<Tensor>): Tensor {
+  const y = matmul(x, weight.transpose());
+  return bias ? add(y, bias) : y;
+}
+
+const rotate = (x: Tensor, tables: RopeTables, { interleaved }: AttentionContext): Tensor =>
+  rope(x, tables.cos, tables.sin, { interleaved });
+
+/** Grouped-query attention (Ainslie et al. 2023) over `x[T, hidden]`. */
+export function groupedAttention(
+  x: Tensor,
+  w: GroupedWeights<Tensor>,
+  c: GroupedAttention,
+  context: AttentionContext,
+): Tensor {
+  const T = x.shape[0]!;
+  const heads = (projection: Linear<Tensor>, n: number): Tensor => linear(x, projection).reshape([T, n, c.headDim]);
+  const q = rotate(heads(w.q, c.heads), context.tables, context);
+  const k = context.cache.append("keys", rotate(heads(w.k, c.kvHeads), context.tables, context)); // [S, G, D]
+  const v = context.cache.append("values", heads(w.v, c.kvHeads));
+  const y = attention(q, k, v, { scale: c.scale, causal: true, window: context.window });
+  return linear(y.reshape([T, c.heads * c.headDim]), w.o);
+}
+
+/**
+ * TransMLA v1 (arXiv 2502.07864, section 4): keys and values are expanded from the cached latents for every head, and
+ * RoPE is applied after the expansion, so it cannot be absorbed.
+ */
+export function factoredAttention(
+  x: Tensor,
+  w: FactoredWeights<Tensor>,
+  c: FactoredAttention,
+  context: AttentionContext,
+): Tensor {
+  const T = x.shape[0]!;
+  const q = rotate(linear(x, w.q).reshape([T, c.heads, c.headDim]), context.tables, context);
+  const expanded = (stream: string, down: Linear<Tensor>, up: Linear<Tensor>, rank: number): Tensor => {
+    const latent = context.cache.append(stream, linear(x, down).reshape([T, 1, rank]));
+    const S = latent.shape[0]!;
+    return linear(latent.reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
+  };
+  const k = rotate(expanded("keys", w.keyDown, w.keyUp, c.keyRank), context.allTables, context);
+  const v = expanded("values", w.valueDown, w.valueUp, c.valueRank);
+  const y = attention(q, k, v, { scale: c.scale, causal: true, window: context.window });
+  return linear(y.reshape([T, c.heads * c.headDim]), w.o);
+}
+
+/** Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) over `x[T, hidden]`. */
+export function latentAttention(
+  x: Tensor,
+  w: LatentWeights<Tensor>,
+  c: LatentAttention,
+  context: AttentionContext,
+): Tensor {
+  const T = x.shape[0]!;
+  const queries = latentQueries(x, w.query).reshape([T, c.heads, c.nopeDim + c.ropeDim]);
+  const qNope = queries.slice(2, 0, c.nopeDim); // [T, H, nope]
+  const qRope = rotate(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim), context.tables, context);
+
+  const down = linear(x, w.down);
+  const latent = rmsNorm(down.slice(1, 0, c.latentRank), w.norm, { eps: LATENT_NORM_EPS, offset: 0 });
+  const ropeRows = down.slice(1, c.latentRank, c.latentRank + c.ropeDim).reshape([T, 1, c.ropeDim]);
+  const kRope = rotate(ropeRows, context.tables, context);
+  const cached = context.cache.append("latent", concat([latent.reshape([T, 1, c.latentRank]), kRope], 2)); // [S, 1, R + rope]
+
+  const form = context.latentForm ?? cheaperForm(c, T, cached.shape[0]!);
+  const attend = form === "absorbed" ? absorbedAttention : expandedAttention;
+  return linear(attend(qNope, qRope, cached, w, c, context).reshape([T, c.heads * c.valueDim]), w.o);
+}
+
+function latentQueries(x: Tensor, query: LatentQueryWeights<Tensor>): Tensor {
+  if (query.kind === "direct") return linear(x, query.q);
+  return linear(rmsNorm(linear(x, query.down), query.norm, { eps: LATENT_NORM_EPS, offset: 0 }), query.up);
+}
+
+/** Compares multiplications: absorbed scores are wider, the expanded form first builds keys and values of all S positions. */
+function cheaperForm(c: LatentAttention, T: number, S: number): LatentForm {
+  const perHead = c.nopeDim + c.valueDim;
+  const absorbed = T * perHead * c.latentRank + T * S * (2 * c.latentRank + c.ropeDim);
+  const expanded = S * perHead * c.latentRank + T * S * (perHead + c.ropeDim);
+  return absorbed <= expanded ? "absorbed" : "expanded";
+}
+
+type Attend = (
+  qNope: Tensor,
+  qRope: Tensor,
+  cached: Tensor,
+  w: LatentWeights<Tensor>,
+  c: LatentAttention,
+  context: AttentionContext,
+) => Tensor;
+
+/** Folds the key up-projection into the queries and the value one behind the scores: one shared key head, no expansion. */
+const absorbedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
+  const both = w.up.weight.reshape([c.heads, c.nopeDim + c.valueDim, c.latentRank]);
+  const keyUp = both.slice(1, 0, c.nopeDim); // [H, nope, R]
+  const valueUp = both.slice(1, c.nopeDim, c.nopeDim + c.valueDim); // [H, value, R]
+  const qLatent = matmul(qNope.permute(1, 0, 2), keyUp).permute(1, 0, 2); // [T, H, R]
+  const values = cached.slice(2, 0, c.latentRank);
+  const scores = { scale: c.scale, causal: true, window: context.window };
+  const y = attention(concat([qLatent, qRope], 2), cached, values, scores); // [T, H, R]
+  return matmul(y.permute(1, 0, 2), valueUp.transpose()).permute(1, 0, 2); // [T, H, value]
+};
+
+/** Expands keys and values of all positions for each head, as DeepSeek trains. */
+const expandedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
+  const S = cached.shape[0]!;
+  const latent = cached.slice(2, 0, c.latentRank).reshape([S, c.latentRank]);
+  const both = linear(latent, w.up).reshape([S, c.heads, c.nopeDim + c.valueDim]);
+  const kRope = cached.slice(2, c.latentRank, c.latentRank + c.ropeDim).expand([S, c.heads, c.ropeDim]);
+  const keys = concat([both.slice(2, 0, c.nopeDim), kRope], 2); // [S, H, nope + rope]
+  const values = both.slice(2, c.nopeDim, c.nopeDim + c.valueDim); // [S, H, value]
+  const scores = { scale: c.scale, causal: true, window: context.window };
+  return attention(concat([qNope, qRope], 2), keys, values, scores);
+};

@@ -1,0 +1,100 @@
+import { ArgumentError, fail, FormatError, StateError, tensor, type Backend, type DType, type Tensor } from "@transmla/core";
+
+import type { ModelAssets } from "../assets.ts";
+import { KeyValueCache } from "./cache.ts";
+import type { HuggingFaceConfig, ModelConfig } from "./config.ts";
+import { parseConfig } from "./families.ts";
+import { NamedTensors } from "./named-tensors.ts";
+import { forward, type ForwardOptions } from "./transformer.ts";
+import { bindModel, type ModelWeights } from "./weights.ts";
+
+/** Buffers that old checkpoints store and every reader recomputes. */
+const recomputed = /\.rotary_emb\.inv_freq$/;
+
+/** A language model on a backend: its configuration, its weights, and what belongs to its text. */
+export class Model implements Disposable {
+  /** Where the weights live. */
+  readonly backend: Backend;
+  /** What the model is, as data. */
+  readonly config: ModelConfig;
+  /** The `config.json` it came from. */
+  readonly huggingFaceConfig: HuggingFaceConfig;
+  /** Tokenizer, chat template and generation defaults. */
+  readonly assets: ModelAssets;
+  /** All weights by their name in the checkpoint. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly #weights: ModelWeights<Tensor>;
+  #disposed = false;
+
+  /**
+   * Takes over the tensors: the model disposes of them, also when it cannot be made.
+   *
+   * @param backend - Where the tensors live.
+   * @param json - A parsed `config.json`.
+   * @param tensors - All weights, under the names of Hugging Face checkpoints.
+   * @param assets - What belongs to the text.
+   * @throws FormatError when a weight is missing, has another shape, or is not used.
+   */
+  constructor(backend: Backend, json: HuggingFaceConfig, tensors: ReadonlyMap<string, Tensor>, assets: ModelAssets) {
+    this.backend = backend;
+    this.tensors = tensors;
+    this.huggingFaceConfig = json;
+    this.assets = assets;
+    try {
+      this.config = parseConfig(json);
+      const store = new NamedTensors(tensors);
+      this.#weights = bindModel(store, this.config);
+      const unused = store.unused().filter((name) => !recomputed.test(name));
+      if (unused.length > 0) {
+        const more = unused.length > 5 ? ` and ${unused.length - 5} more` : "";
+        fail(FormatError, "weights", `${unused.slice(0, 5).join(", ")}${more} not used by a ${this.config.family} model`);
+      }
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** The number of weights. */
+  get parameters(): number {
+    let total = 0;
+    for (const { size } of this.tensors.values()) total += size;
+    return total;
+  }
+
+  /**
+   * A cache for one sequence; the caller disposes of it.
+   *
+   * @param capacity - The most positions it can hold.
+   * @param dtype - How cached numbers are stored.
+   */
+  createCache(capacity: number = this.config.contextLength, dtype: DType = "f32"): KeyValueCache {
+    return new KeyValueCache(this.backend, this.config, capacity, dtype);
+  }
+
+  /**
+   * Runs tokens through the model. Their keys and values, or latents, are appended to the cache.
+   *
+   * @param ids - At least one token id.
+   * @param cache - The sequence so far, made by this model.
+   * @param options - Which logits are wanted.
+   * @returns Logits `[T, vocab]`, or `[1, vocab]` of the last position; the caller disposes of them.
+   */
+  forward(ids: readonly number[], cache: KeyValueCache, options: ForwardOptions = {}): Tensor {
+    if (this.#disposed) fail(StateError, "forward", "the model has been disposed of");
+    if (ids.length === 0) fail(ArgumentError, "forward", "there are no tokens; a sequence needs at least one");
+    for (const id of ids) {
+      if (!Number.isInteger(id) || id < 0 || id >= this.config.vocabSize) {
+        fail(ArgumentError, "forward", `token id ${id} is not from 0 to ${this.config.vocabSize - 1}`);
+      }
+    }
+    using tokens = tensor(this.backend, ids, [ids.length], "i32");
+    return forward(tokens, this.#weights, this.config, cache, options);
+  }
+
+  /** Frees the weights. */
+  [Symbol.dispose](): void {
+    this.#disposed = true;
+    for (const weight of this.tensors.values()) weight.dispose();
+  }
+}

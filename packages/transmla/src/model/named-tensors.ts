@@ -1,0 +1,36 @@
+import { fail, FormatError, type Shape } from "@transmla/core";
+
+import type { WeightStore } from "./weights.ts";
+
+/**
+ * Named tensors that a layer's weights are taken from; it keeps account of what was taken.
+ *
+ * @typeParam T - What a weight is; only its shape matters here.
+ */
+export class NamedTensors<T extends { readonly shape: Shape }> implements WeightStore<T> {
+  readonly #tensors: ReadonlyMap<string, T>;
+  readonly #taken = new Set<string>();
+
+  /** @param tensors - The weights by name. */
+  constructor(tensors: ReadonlyMap<string, T>) {
+    this.#tensors = tensors;
+  }
+
+  has(name: string): boolean {
+    return this.#tensors.has(name);
+  }
+
+  take(name: string, shape: Shape): T {
+    const found = this.#tensors.get(name) ?? fail(FormatError, "weights", `${name} [${shape.join(",")}] is missing`);
+    if (found.shape.length !== shape.length || found.shape.some((size, axis) => size !== shape[axis])) {
+      fail(FormatError, "weights", `${name} must be [${shape.join(",")}], found [${found.shape.join(",")}]`);
+    }
+    this.#taken.add(name);
+    return found;
+  }
+
+  /** The names that nobody has taken. */
+  unused(): string[] {
+    return [...this.#tensors.keys()].filter((name) => !this.#taken.has(name));
+  }
+}
