@@ -4,13 +4,12 @@ import { runElementwise } from "./elementwise.ts";
 import { fail, ShapeError } from "./errors.ts";
 import { scope } from "./scope.ts";
 import type { Shape } from "./shape.ts";
-import { dense, empty, type Tensor } from "./tensor.ts";
+import { copied, empty, type Tensor } from "./tensor.ts";
 
 /** What a fused operation means: its result from primitives and other fused operations. */
 export type Composition<Attributes> = (inputs: readonly Tensor[], attributes: Attributes) => Tensor;
 
 const elementwise: ReadonlySet<keyof Ops> = new Set(["copy", "unary", "binary"]);
-const takesAnyStrides: ReadonlySet<keyof Ops> = new Set([...elementwise, "matmul", "gather"]);
 
 /**
  * The one road from an operation to a backend: makes operands dense where the contract asks for it, allocates the
@@ -39,12 +38,24 @@ export function apply<K extends keyof Ops>(
   const kernel = backend.kernels[name] as Kernel<unknown, Ops[K]> | undefined;
   if (kernel) {
     const out = "into" in result ? result.into : empty(backend, result.shape, result.dtype);
-    if (out.size === 0 || runKernel(name, kernel, out, inputs, attributes)) return out;
-    out.dispose();
+    let written = false;
+    try {
+      written = out.size === 0 || runKernel(name, kernel, out, inputs, attributes);
+      if (written) return out;
+    } finally {
+      if (!written && !("into" in result)) out.dispose();
+    }
   }
   if (!composition)
     return fail(ShapeError, name, `the ${backend.name} backend declined it`, ...inputs);
   return scope(() => composition(inputs, attributes));
+}
+
+/** Whether the contract of views lets a kernel have an operand as it is. */
+function accepts(name: keyof Ops, position: number, { shape, strides }: Tensor): boolean {
+  if (elementwise.has(name) || (name === "gather" && position === 0)) return true;
+  const dense = (axis: number): boolean => (shape.at(axis) ?? 1) === 1 || strides.at(axis) === 1;
+  return dense(-1) || (name === "matmul" && dense(-2));
 }
 
 /** Runs a kernel on operands that meet the contract of views; false when it declined. */
@@ -56,28 +67,16 @@ function runKernel<A>(
   attributes: A,
 ): boolean {
   const made: Tensor[] = [];
-  const operands = inputs.map((input): Operand<unknown> => {
-    const lastAxisDense =
-      input.rank === 0 || input.shape.at(-1) === 1 || input.strides.at(-1) === 1;
-    const usable = takesAnyStrides.has(name) || lastAxisDense;
-    if (usable && !input.sharesMemoryWith(out)) return input;
-    const copy = usable ? copied(input) : dense(input);
-    made.push(copy);
-    return copy;
-  });
   try {
-    if (elementwise.has(name)) {
-      runElementwise(kernel, out, operands, attributes);
-      return true;
-    }
+    const operands = inputs.map((input, position): Operand<unknown> => {
+      if (accepts(name, position, input) && !input.sharesMemoryWith(out)) return input;
+      const copy = copied(input);
+      made.push(copy);
+      return copy;
+    });
+    if (elementwise.has(name)) return runElementwise(kernel, out, operands, attributes);
     return kernel(out, operands, attributes) !== false;
   } finally {
     for (const copy of made) copy.dispose();
   }
-}
-
-function copied(x: Tensor): Tensor {
-  const out = empty(x.backend, x.shape, x.dtype);
-  if (x.size > 0) runElementwise(x.backend.kernels.copy, out, [x], {});
-  return out;
 }

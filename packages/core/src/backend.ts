@@ -57,9 +57,10 @@ export interface AttentionAttributes {
 /**
  * The operations that every backend implements, with their attributes. `out` has the right shape and its own memory.
  *
- * The contract of views: `copy`, `unary` and `binary` accept any strides, including 0; `matmul` accepts a transposed
- * last pair of axes and any batch strides; `gather` accepts any table strides. Every other operand has a dense last
- * axis: core copies it first where it has not. `out` is dense except for `copy`, where it may be any window.
+ * The contract of views: `copy`, `unary` and `binary` accept any strides, including 0; `matmul` accepts any batch
+ * strides and a transposed last pair of axes, one of which has stride 1; `gather` accepts any table strides. Every other
+ * operand has a dense last axis: core copies it first where it has not. The stride of an axis of size 1 means nothing.
+ * `out` is dense except for `copy`, where it may be any window.
  */
 export interface PrimitiveOps {
   /** `out[..., i] = start + step * i`, no inputs. */

@@ -64,9 +64,11 @@ export function toF16Bits(x: number): number {
       (bits & 0x1fff) === 0x1000 ? sideOfTie(x, (bits >>> 13) & 1) : (bits & 0x1000) >>> 12;
     return sign | (((magnitude - 0x38000000) >>> 13) + up);
   }
-  // Subnormal: adding 0.5 aligns the last f16 bit with the last f32 bit, and the store rounds.
-  scratchFloat[0] = Math.abs(x) + 0.5;
-  return sign | (scratchBits[0]! - 0x3f000000);
+  // Subnormal: an integer number of steps of 2^-24, into which scaling by a power of two is exact.
+  const steps = Math.abs(x) * 2 ** 24;
+  const below = Math.floor(steps);
+  const up = steps - below === 0.5 ? below & 1 : Math.round(steps - below);
+  return sign | (below + up);
 }
 
 /**
@@ -75,12 +77,13 @@ export function toF16Bits(x: number): number {
  * @param bits - An integer from 0 to 65535.
  */
 export function fromF16Bits(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >>> 10) & 0x1f;
   const fraction = bits & 0x3ff;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  if (exponent === 0) return (bits & 0x8000 ? -fraction : fraction) * 2 ** -24;
+  // The exponent is rebased from 15 to 127; all ones stay all ones.
+  const rebased = exponent === 31 ? 255 : exponent + 112;
+  scratchBits[0] = ((bits & 0x8000) << 16) | (rebased << 23) | (fraction << 13);
+  return scratchFloat[0]!;
 }
 
 /**

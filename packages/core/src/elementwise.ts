@@ -5,38 +5,36 @@ import { collapse } from "./shape.ts";
 const MAX_AXES = 4;
 
 /**
- * Runs an elementwise kernel on operands of one shape: merges axes, and walks the outermost one where more than four
- * remain.
+ * Runs an elementwise kernel on operands of one shape: merges axes, and walks the outermost ones where more than four
+ * remain. False when the kernel declined.
  */
 export function runElementwise<B, Attributes>(
   kernel: Kernel<B, Attributes>,
   out: Operand<B>,
   inputs: readonly Operand<B>[],
   attributes: Attributes,
-): void {
+): boolean {
   const operands = [out, ...inputs];
   const axes = collapse(
     out.shape,
     operands.map((operand) => operand.strides),
   );
   const inner = Math.max(axes.shape.length - MAX_AXES, 0);
-  const visit = (axis: number, offsets: readonly number[]): void => {
+  const visit = (axis: number, offsets: readonly number[]): boolean => {
     if (axis < inner) {
       for (let i = 0; i < axes.shape[axis]!; i++) {
-        visit(
-          axis + 1,
-          offsets.map((offset, n) => offset + i * axes.strides[n]![axis]!),
-        );
+        const moved = offsets.map((offset, n) => offset + i * axes.strides[n]![axis]!);
+        if (!visit(axis + 1, moved)) return false;
       }
-      return;
+      return true;
     }
     const shape = axes.shape.slice(inner);
     const [first, ...rest] = operands.map(({ dtype, buffer }, n) => {
       return { dtype, buffer, shape, strides: axes.strides[n]!.slice(inner), offset: offsets[n]! };
     });
-    kernel(first!, rest, attributes);
+    return kernel(first!, rest, attributes) !== false;
   };
-  visit(
+  return visit(
     0,
     operands.map((operand) => operand.offset),
   );

@@ -26,3 +26,11 @@ export {
   unary,
 } from "./ops.ts";
 export { attention, expertMatmul, gatedActivation, rmsNorm, rope, softmax } from "./fused.ts";
+export {
+  eigh,
+  qr,
+  svd,
+  type EighTensors,
+  type QrTensors,
+  type SvdTensors,
+} from "./factorizations.ts";

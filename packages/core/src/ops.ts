@@ -2,6 +2,7 @@ import { apply } from "./apply.ts";
 import type { Backend, BinaryFunction, UnaryFunction } from "./backend.ts";
 import type { DType } from "./dtype.ts";
 import { ArgumentError, fail, ShapeError } from "./errors.ts";
+import { scope } from "./scope.ts";
 import { broadcast, type Shape } from "./shape.ts";
 import { empty, type Tensor } from "./tensor.ts";
 
@@ -166,18 +167,17 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
       fail(ShapeError, "concat", "sizes or dtypes differ", ...parts);
   }
   const length = parts.reduce((total, part) => total + part.shape[at]!, 0);
-  const out = empty(
-    first.backend,
-    first.shape.map((size, i) => (i === at ? length : size)),
-    first.dtype,
-  );
-  let start = 0;
-  for (const part of parts) {
-    using window = out.slice(at, start, start + part.shape[at]!);
-    assign(window, part);
-    start += part.shape[at]!;
-  }
-  return out;
+  return scope(() => {
+    const shape = first.shape.map((size, i) => (i === at ? length : size));
+    const out = empty(first.backend, shape, first.dtype);
+    let start = 0;
+    for (const part of parts) {
+      const end = start + part.shape[at]!;
+      assign(out.slice(at, start, end), part);
+      start = end;
+    }
+    return out;
+  });
 }
 
 /**

@@ -5,11 +5,12 @@ interface Disposable {
   dispose(): void;
 }
 
-let current: Set<Disposable> | null = null;
+/** What each open scope owns, the innermost last. */
+const scopes: Set<Disposable>[] = [];
 
 /** @internal Called by every new tensor: the innermost scope owns it. */
 export function adopt(owned: Disposable): void {
-  current?.add(owned);
+  scopes.at(-1)?.add(owned);
 }
 
 /**
@@ -31,12 +32,13 @@ export function adopt(owned: Disposable): void {
  * ```
  */
 export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
-  const outer = current;
+  const outer = scopes.at(-1) ?? null;
   const mine = new Set<Disposable>();
-  current = mine;
+  scopes.push(mine);
   try {
     const result: T = body();
     if (result instanceof Promise) {
+      result.catch(() => undefined); // it will find its tensors freed, which is said here
       fail(
         ArgumentError,
         "scope",
@@ -46,7 +48,7 @@ export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T)
     release(result, mine, outer);
     return result;
   } finally {
-    current = outer;
+    scopes.pop();
     for (const owned of mine) owned.dispose();
   }
 }
@@ -64,10 +66,10 @@ function release(result: unknown, from: Set<Disposable>, to: Set<Disposable> | n
 /**
  * Takes a tensor out of every scope: its holder must dispose of it.
  *
- * @param tensor - A tensor made inside a scope.
+ * @param tensor - A tensor made inside a scope, this one or a surrounding one.
  * @returns The same tensor.
  */
 export function keep<T extends Disposable>(tensor: T): T {
-  current?.delete(tensor);
+  for (const owned of scopes) owned.delete(tensor);
   return tensor;
 }

@@ -44,15 +44,15 @@ export function broadcast(a: Shape, b: Shape): number[] | null {
 }
 
 /**
- * Whether strides are those of a dense row-major block. Strides of axes of size 1 do not matter.
+ * Whether strides are those of a dense row-major block. Strides of axes of size 1 do not matter, and none do in an empty one.
  *
  * @param shape - Sizes.
  * @param strides - Steps in elements.
  */
 export function isDense(shape: Shape, strides: readonly number[]): boolean {
+  if (shape.includes(0)) return true;
   let step = 1;
   for (let axis = shape.length - 1; axis >= 0; axis--) {
-    if (shape[axis] === 0) return true;
     if (shape[axis] !== 1 && strides[axis] !== step) return false;
     step *= shape[axis]!;
   }

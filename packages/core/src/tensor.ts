@@ -173,7 +173,9 @@ export class Tensor implements Operand<unknown>, Disposable {
   expand(shape: Shape): Tensor {
     const added = shape.length - this.rank;
     const fits =
-      added >= 0 && this.shape.every((size, i) => size === shape[i + added] || size === 1);
+      added >= 0 &&
+      shape.every((size) => Number.isInteger(size) && size >= 0) &&
+      this.shape.every((size, i) => size === shape[i + added] || size === 1);
     if (!fits) fail(ShapeError, "expand", `does not broadcast to [${shape.join(",")}]`, this);
     const strides = shape.map((size, i) => {
       return i < added || this.shape[i - added] !== size ? 0 : this.strides[i - added]!;
@@ -226,12 +228,11 @@ export class Tensor implements Operand<unknown>, Disposable {
   async #hostArray(): Promise<HostArray> {
     const source = this.isDense ? this : dense(this);
     try {
+      const { buffer, offset, size } = source;
       const width = bytesPerElement[this.dtype];
-      const bytes = await this.backend.read(
-        source.buffer,
-        source.offset * width,
-        this.size * width,
-      );
+      // The offset of an empty window may lie outside the buffer.
+      if (size === 0) return asHostArray(new Uint8Array(), this.dtype);
+      const bytes = await this.backend.read(buffer, offset * width, size * width);
       return asHostArray(bytes, this.dtype);
     } finally {
       if (source !== this) source.dispose();
@@ -333,8 +334,15 @@ function isHostArray(values: ArrayLike<number>, dtype: DType): values is HostArr
  * @param x - Any tensor.
  */
 export function dense(x: Tensor): Tensor {
-  if (x.isDense) return x;
+  return x.isDense ? x : copied(x);
+}
+
+/** @internal A dense tensor of its own with the same elements. */
+export function copied(x: Tensor): Tensor {
   const out = empty(x.backend, x.shape, x.dtype);
-  if (x.size > 0) runElementwise(x.backend.kernels.copy, out, [x], {});
+  if (x.size > 0 && !runElementwise(x.backend.kernels.copy, out, [x], {})) {
+    out.dispose();
+    fail(ShapeError, "copy", `the ${x.backend.name} backend declined it`, x);
+  }
   return out;
 }

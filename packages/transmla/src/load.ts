@@ -48,7 +48,9 @@ export async function asFolder(from: string | Folder): Promise<Folder> {
  * @param folder - The model.
  * @returns The parsed `config.json`, and what this library makes of it.
  */
-export async function readConfig(folder: Folder): Promise<{ json: HuggingFaceConfig; config: ModelConfig }> {
+export async function readConfig(
+  folder: Folder,
+): Promise<{ json: HuggingFaceConfig; config: ModelConfig }> {
   const json = await readJson(folder, "config.json", MAX_CONFIG_BYTES);
   const config = parseConfig(json, `${folder.path}/config.json`);
   return { json: json as HuggingFaceConfig, config };
@@ -80,7 +82,9 @@ export async function loadModel(from: string | Folder, options: LoadOptions): Pr
   const source = await openCheckpoint(folder);
   const tensors = new Map<string, Tensor>();
   try {
-    const sizes = [...source.tensors.values()].map(({ shape }) => shape.reduce((product, size) => product * size, 1));
+    const sizes = [...source.tensors.values()].map(({ shape }) =>
+      shape.reduce((product, size) => product * size, 1),
+    );
     const total = sizes.reduce((sum, size) => sum + size * 4, 0);
     let done = 0;
     for (const { name, shape } of source.tensors.values()) {

@@ -3,7 +3,13 @@ import { fail, UnsupportedError, type Shape } from "@transmla/core";
 import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../model/config.ts";
 import { parseConfig } from "../model/families.ts";
 import { NamedTensors } from "../model/named-tensors.ts";
-import { bindAttention, bindModel, layerPrefix, type GroupedWeights, type WeightStore } from "../model/weights.ts";
+import {
+  bindAttention,
+  bindModel,
+  layerPrefix,
+  type GroupedWeights,
+  type WeightStore,
+} from "../model/weights.ts";
 import { factoredConfig, factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";
 import { mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
@@ -24,7 +30,7 @@ export type ConversionMethod =
 /** Named weights that are read one at a time, in f64. */
 export interface WeightReader {
   /** All names. */
-  readonly names: Iterable<string>;
+  readonly names: readonly string[];
   /** Whether a weight exists. */
   has(name: string): boolean;
   /** One weight, widened exactly. */
@@ -68,14 +74,22 @@ export function planConversion(
   const source = parseConfig(json);
   const { attention } = source;
   if (attention.kind !== "grouped") {
-    return fail(UnsupportedError, "convert", `the model has ${attention.kind} attention already; only grouped attention can be converted`);
+    return fail(
+      UnsupportedError,
+      "convert",
+      `the model has ${attention.kind} attention already; only grouped attention can be converted`,
+    );
   }
   const method =
     options.method === "factored"
       ? factored(json, source, attention, weights, options.init ?? "svd")
       : merged(json, source, attention, weights, options.dtype ?? "f32");
   const plan = planTensors(parseConfig(method.config), (name) => method.has(name));
-  return { config: method.config, plan, tensors: () => convertTensors(plan, source, weights, method) };
+  return {
+    config: method.config,
+    plan,
+    tensors: () => convertTensors(plan, source, weights, method),
+  };
 }
 
 /**
@@ -84,9 +98,15 @@ export function planConversion(
  * @param config - The model.
  * @param has - Which optional tensors exist: biases and `lm_head.weight`.
  */
-export function planTensors(config: ModelConfig, has: (name: string) => boolean): { name: string; shape: Shape }[] {
+export function planTensors(
+  config: ModelConfig,
+  has: (name: string) => boolean,
+): { name: string; shape: Shape }[] {
   const plan: { name: string; shape: Shape }[] = [];
-  const recorder: WeightStore<void> = { has, take: (name, shape) => void plan.push({ name, shape }) };
+  const recorder: WeightStore<void> = {
+    has,
+    take: (name, shape) => void plan.push({ name, shape }),
+  };
   bindModel(recorder, config);
   return plan;
 }
@@ -117,8 +137,10 @@ function merged(
   weights: WeightReader,
   dtype: OutputDType,
 ): Method {
-  const names = [...weights.names];
-  const window = source.windows.find((positions) => positions !== undefined && positions < source.contextLength);
+  const { names } = weights;
+  const window = source.windows.find(
+    (positions) => positions !== undefined && positions < source.contextLength,
+  );
   if (window !== undefined) {
     fail(
       UnsupportedError,
@@ -128,7 +150,11 @@ function merged(
   }
   const mlpBias = names.find((name) => /\.mlp\..*\.bias$/.test(name));
   if (mlpBias !== undefined) {
-    fail(UnsupportedError, "convert", `merged writes DeepSeek-V3, which has no feed-forward bias (${mlpBias}); use --method factored`);
+    fail(
+      UnsupportedError,
+      "convert",
+      `merged writes DeepSeek-V3, which has no feed-forward bias (${mlpBias}); use --method factored`,
+    );
   }
   const biased = names.some((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
   const residual = residualScale(source.normEps);
@@ -136,7 +162,9 @@ function merged(
   const tied = source.tiedEmbeddings || !weights.has("lm_head.weight");
   return {
     config: mergedConfig(json, source, attention, biased),
-    has: (name) => name === "lm_head.weight" || (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
+    has: (name) =>
+      name === "lm_head.weight" ||
+      (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
     attention: (w) => mergedTensors(w, attention, residual, dtype),
     carried: (name) => {
       if (name === "lm_head.weight" && tied) return { from: "model.embed_tokens.weight", scale: 1 };
@@ -151,7 +179,9 @@ async function* convertTensors(
   weights: WeightReader,
   method: Method,
 ): AsyncGenerator<readonly [string, HostTensor]> {
-  let current: { readonly prefix: string; readonly tensors: Readonly<Record<string, HostTensor>> } | undefined;
+  let current:
+    | { readonly prefix: string; readonly tensors: Readonly<Record<string, HostTensor>> }
+    | undefined;
   for (const { name } of plan) {
     const layer = /^model\.layers\.(\d+)\.self_attn\./.exec(name);
     if (!layer) {
@@ -162,7 +192,10 @@ async function* convertTensors(
     const prefix = layer[0];
     if (current?.prefix !== prefix) {
       current = undefined; // let the previous layer go before the next is read
-      current = { prefix, tensors: method.attention(await readAttention(weights, source, Number(layer[1]))) };
+      current = {
+        prefix,
+        tensors: method.attention(await readAttention(weights, source, Number(layer[1]))),
+      };
     }
     yield [name, current.tensors[name.slice(prefix.length)]!];
   }

@@ -1,11 +1,11 @@
 import { decode, encode, tensor, type Tensor } from "@transmla/core";
 
 import { assetFiles } from "../assets.ts";
-import type { OutputFolder } from "../checkpoint/output.ts";
 import type { Folder } from "../checkpoint/folder.ts";
+import type { OutputFolder } from "../checkpoint/output.ts";
 import { openCheckpoint } from "../checkpoint/shards.ts";
-import { createCheckpoint } from "../checkpoint/write.ts";
 import type { TensorSource } from "../checkpoint/tensors.ts";
+import { createCheckpoint } from "../checkpoint/write.ts";
 import { readConfig, type Progress } from "../load.ts";
 import type { HuggingFaceConfig } from "../model/config.ts";
 import { Model } from "../model/model.ts";
@@ -84,7 +84,7 @@ export async function convert(model: Model, options: ConvertOptions): Promise<Mo
 /** The weights of a loaded model, read back one at a time. */
 function modelWeights({ tensors }: Model): WeightReader {
   return {
-    names: tensors.keys(),
+    names: [...tensors.keys()],
     has: (name) => tensors.has(name),
     read: async (name) => {
       const weight = tensors.get(name)!;
@@ -96,9 +96,12 @@ function modelWeights({ tensors }: Model): WeightReader {
 /** The weights of a checkpoint. */
 function checkpointWeights(source: TensorSource): WeightReader {
   return {
-    names: source.tensors.keys(),
+    names: [...source.tensors.keys()],
     has: (name) => source.tensors.has(name),
-    read: async (name) => ({ shape: source.tensors.get(name)!.shape, data: await source.numbers(name) }),
+    read: async (name) => ({
+      shape: source.tensors.get(name)!.shape,
+      data: await source.numbers(name),
+    }),
   };
 }
 
@@ -115,13 +118,17 @@ export async function convertCheckpoint(
   output: OutputFolder,
   options: ConvertOptions,
 ): Promise<ConversionReport> {
-  const { json } = await readConfig(from);
-  const source = await openCheckpoint(from);
+  let source: TensorSource | undefined;
   try {
+    const { json } = await readConfig(from);
+    source = await openCheckpoint(from);
     const dtype = options.dtype ?? "f32";
     const conversion = planConversion(json, checkpointWeights(source), options);
     const stored = dtype === "f32" ? "F32" : "BF16";
-    const writer = await createCheckpoint(output, conversion.plan.map((entry) => ({ ...entry, dtype: stored })));
+    const writer = await createCheckpoint(
+      output,
+      conversion.plan.map((entry) => ({ ...entry, dtype: stored })),
+    );
     const rounding = new RoundingMeter(dtype);
     let done = 0;
     for await (const [name, weight] of conversion.tensors()) {
@@ -135,10 +142,17 @@ export async function convertCheckpoint(
     const name = dtype === "f32" ? "float32" : "bfloat16";
     const config = { ...conversion.config, torch_dtype: name, dtype: name };
     await output.writeText("config.json", formatConfig(config));
-    for (const [file, bytes] of await assetFiles(from)) await output.writeBytes(file, bytes);
+    for (const [file, bytes] of await assetFiles(from)) {
+      const sink = await output.create(file);
+      await sink.write(0, bytes);
+      await sink.close();
+    }
     await output.commit();
     const count = (shapes: Iterable<{ readonly shape: readonly number[] }>): number => {
-      return [...shapes].reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+      return [...shapes].reduce(
+        (sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1),
+        0,
+      );
     };
     return {
       config,
@@ -149,7 +163,7 @@ export async function convertCheckpoint(
     await output.discard();
     throw error;
   } finally {
-    await source.close();
+    await source?.close();
   }
 }
 
@@ -182,6 +196,11 @@ class RoundingMeter {
   }
 
   report(): Rounding {
-    return { exact: this.#exact, tensors: this.#tensors, worst: this.#worst, worstName: this.#worstName };
+    return {
+      exact: this.#exact,
+      tensors: this.#tensors,
+      worst: this.#worst,
+      worstName: this.#worstName,
+    };
   }
 }

@@ -35,7 +35,11 @@ function repeatedRows({ heads, kvHeads, headDim }: GroupedAttention): number[] {
  * @param c - The attention of the source.
  * @param init - `svd` gives downᵀ and up with the same Gram matrix (the singular values), `identity` the projection and S.
  */
-export function factorProjection(projection: Linear<HostTensor>, c: GroupedAttention, init: FactoredInit): Factors {
+export function factorProjection(
+  projection: Linear<HostTensor>,
+  c: GroupedAttention,
+  init: FactoredInit,
+): Factors {
   const rows = repeatedRows(c);
   if (init === "identity") {
     const rank = c.kvHeads * c.headDim;
@@ -51,12 +55,14 @@ export function factorProjection(projection: Linear<HostTensor>, c: GroupedAtten
   const weight = zeros(rank, hidden);
   const bias = projection.bias && zeros(rank);
   for (let k = 0; k < rank; k++) {
-    for (let i = 0; i < hidden; i++) weight.data[k * hidden + i] = root[k]! * v.data[i * v.cols + k]!;
+    for (let i = 0; i < hidden; i++)
+      weight.data[k * hidden + i] = root[k]! * v.data[i * v.cols + k]!;
     if (bias) bias.data[k] = root[k]! * v.data[hidden * v.cols + k]!;
   }
   const up = zeros(rows.length, rank);
   rows.forEach((source, row) => {
-    for (let k = 0; k < rank; k++) up.data[row * rank + k] = (u.data[source * u.cols + k]! * root[k]!) / Math.sqrt(repeats);
+    for (let k = 0; k < rank; k++)
+      up.data[row * rank + k] = (u.data[source * u.cols + k]! * root[k]!) / Math.sqrt(repeats);
   });
   return { down: { weight, bias }, up };
 }
@@ -92,7 +98,10 @@ export function factoredTensors(
   };
   put("q_proj", w.q);
   put("o_proj", w.o);
-  for (const [name, projection] of [["k", w.k], ["v", w.v]] as const) {
+  for (const [name, projection] of [
+    ["k", w.k],
+    ["v", w.v],
+  ] as const) {
     const { down, up } = factorProjection(projection, c, init);
     put(`${name}_a_proj`, down);
     out[`${name}_b_proj.weight`] = up;
@@ -139,4 +148,3 @@ export function factoredConfig(
     },
   };
 }
-

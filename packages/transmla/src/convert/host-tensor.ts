@@ -39,7 +39,13 @@ export function fromMatrix({ rows, cols, data }: Matrix): HostTensor {
  * @param rows - Which of its rows, in order.
  * @param by - A factor.
  */
-export function copyRows(into: HostTensor, at: number, from: HostTensor, rows: Iterable<number>, by = 1): void {
+export function copyRows(
+  into: HostTensor,
+  at: number,
+  from: HostTensor,
+  rows: Iterable<number>,
+  by = 1,
+): void {
   const width = into.shape[1] ?? 1;
   let target = at * width;
   for (const row of rows) {

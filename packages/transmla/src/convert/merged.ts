@@ -52,7 +52,8 @@ export function normCompensation(dtype: OutputDType): NormCompensation {
   for (const mantissa of range(128, 256)) {
     const gamma = (mantissa / 128) * 2 ** exponent;
     const up = fromBf16Bits(toBf16Bits(target / gamma));
-    if (Math.abs(gamma * up - target) < Math.abs(best.gamma * best.up - target)) best = { gamma, up };
+    if (Math.abs(gamma * up - target) < Math.abs(best.gamma * best.up - target))
+      best = { gamma, up };
   }
   return best;
 }
@@ -80,7 +81,9 @@ export function mergedTensors(
     "kv_b_proj.weight": valueUp(c, norm.up),
     "o_proj.weight": scaled(w.o.weight, residualScale),
   };
-  const keyRows = range(0, c.kvHeads).flatMap((group) => interleavedRows(c.headDim, group * c.headDim));
+  const keyRows = range(0, c.kvHeads).flatMap((group) =>
+    interleavedRows(c.headDim, group * c.headDim),
+  );
   const latentAndKey = (values: HostTensor, keys: HostTensor): HostTensor => {
     const both = zeros(2 * merged, ...values.shape.slice(1));
     copyRows(both, 0, values, range(0, merged), LATENT_SCALE);
@@ -89,7 +92,10 @@ export function mergedTensors(
   };
   out["kv_a_proj_with_mqa.weight"] = latentAndKey(w.v.weight, w.k.weight);
   if (biased) {
-    out["kv_a_proj_with_mqa.bias"] = latentAndKey(w.v.bias ?? zeros(merged), w.k.bias ?? zeros(merged));
+    out["kv_a_proj_with_mqa.bias"] = latentAndKey(
+      w.v.bias ?? zeros(merged),
+      w.k.bias ?? zeros(merged),
+    );
     out["o_proj.bias"] = scaled(w.o.bias ?? zeros(w.o.weight.shape[0]!), residualScale);
   }
   return out;
@@ -101,7 +107,9 @@ function slotRows(c: GroupedAttention, place: (row: number, sourceRow: number) =
   for (let head = 0; head < c.heads; head++) {
     const group = Math.floor(head / (c.heads / c.kvHeads));
     const start = head * width + nopeDim(c) + group * c.headDim;
-    interleavedRows(c.headDim, head * c.headDim).forEach((sourceRow, i) => place(start + i, sourceRow));
+    interleavedRows(c.headDim, head * c.headDim).forEach((sourceRow, i) =>
+      place(start + i, sourceRow),
+    );
   }
 }
 
@@ -177,7 +185,9 @@ export function mergedConfig(
 ): HuggingFaceConfig {
   const merged = c.kvHeads * c.headDim;
   const width = nopeDim(c) + merged;
-  const factors = range(0, c.kvHeads).flatMap(() => config.rope.frequencies.map((frequency) => 1 / frequency));
+  const factors = range(0, c.kvHeads).flatMap(() =>
+    config.rope.frequencies.map((frequency) => 1 / frequency),
+  );
   const rope = {
     rope_type: "longrope",
     factor: 1,
@@ -229,5 +239,7 @@ export function mergedConfig(
 /** Fields that mean the same in every family. */
 function carriedOver(source: HuggingFaceConfig): HuggingFaceConfig {
   const names = ["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache"];
-  return Object.fromEntries(names.filter((name) => name in source).map((name) => [name, source[name]]));
+  return Object.fromEntries(
+    names.filter((name) => name in source).map((name) => [name, source[name]]),
+  );
 }

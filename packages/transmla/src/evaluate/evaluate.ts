@@ -20,8 +20,13 @@ export interface WindowOptions {
  * @param window - Tokens in a window.
  * @param maxWindows - The most windows.
  */
-export function cutWindows(ids: readonly number[], window: number, maxWindows = Number.POSITIVE_INFINITY): number[][] {
-  if (!Number.isInteger(window) || window < 2) fail(ArgumentError, "evaluate", `window ${window} must be at least 2`);
+export function cutWindows(
+  ids: readonly number[],
+  window: number,
+  maxWindows = Number.POSITIVE_INFINITY,
+): number[][] {
+  if (!Number.isInteger(window) || window < 2)
+    fail(ArgumentError, "evaluate", `window ${window} must be at least 2`);
   const windows: number[][] = [];
   for (let start = 0; start + 1 < ids.length && windows.length < maxWindows; start += window) {
     windows.push(ids.slice(start, start + window));
@@ -68,7 +73,11 @@ async function* chunkLogits(
   models: readonly Model[],
   window: readonly number[],
   signal: AbortSignal | undefined,
-): AsyncGenerator<{ readonly start: number; readonly ids: readonly number[]; readonly logits: readonly Float32Array[] }> {
+): AsyncGenerator<{
+  readonly start: number;
+  readonly ids: readonly number[];
+  readonly logits: readonly Float32Array[];
+}> {
   const caches = models.map((model) => model.createCache(window.length));
   try {
     for (let start = 0; start < window.length; start += CHUNK) {
@@ -114,13 +123,19 @@ export async function evaluate(
   for (const [n, window] of windows.entries()) {
     for await (const { start, ids, logits } of chunkLogits([model], window, options.signal)) {
       for (let t = 0; t < ids.length && start + t + 1 < window.length; t++) {
-        loss += logNorm(logits[0]!, t * vocab, vocab) - logits[0]![t * vocab + window[start + t + 1]!]!;
+        loss +=
+          logNorm(logits[0]!, t * vocab, vocab) - logits[0]![t * vocab + window[start + t + 1]!]!;
         tokens++;
       }
     }
     options.onProgress?.(n + 1, windows.length);
   }
-  return { perplexity: Math.exp(loss / tokens), crossEntropy: loss / tokens, tokens, windows: windows.length };
+  return {
+    perplexity: Math.exp(loss / tokens),
+    crossEntropy: loss / tokens,
+    tokens,
+    windows: windows.length,
+  };
 }
 
 /**
@@ -139,10 +154,21 @@ export async function compare(
 ): Promise<Comparison> {
   const vocab = a.config.vocabSize;
   if (b.config.vocabSize !== vocab) {
-    fail(ArgumentError, "compare", `the vocabularies have ${vocab} and ${b.config.vocabSize} tokens`);
+    fail(
+      ArgumentError,
+      "compare",
+      `the vocabularies have ${vocab} and ${b.config.vocabSize} tokens`,
+    );
   }
   requireWindows(windows);
-  const sums = { difference: 0, kl: 0, agree: 0, positions: 0, tokens: 0, loss: [0, 0] as [number, number] };
+  const sums = {
+    difference: 0,
+    kl: 0,
+    agree: 0,
+    positions: 0,
+    tokens: 0,
+    loss: [0, 0] as [number, number],
+  };
   for (const [n, window] of windows.entries()) {
     for await (const { start, ids, logits } of chunkLogits([a, b], window, options.signal)) {
       const [p, q] = logits as [Float32Array, Float32Array];
@@ -191,6 +217,10 @@ function accumulateRow(
 
 function requireWindows(windows: readonly (readonly number[])[]): void {
   if (!windows.some((window) => window.length > 1)) {
-    fail(ArgumentError, "evaluate", "the text has fewer than two tokens; there is nothing to predict");
+    fail(
+      ArgumentError,
+      "evaluate",
+      "the text has fewer than two tokens; there is nothing to predict",
+    );
   }
 }

@@ -3,7 +3,13 @@ import { add, attention, concat, matmul, rmsNorm, rope, type Tensor } from "@tra
 import type { LayerCache } from "./cache.ts";
 import type { FactoredAttention, GroupedAttention, LatentAttention } from "./config.ts";
 import type { RopeTables } from "./rope.ts";
-import type { FactoredWeights, GroupedWeights, LatentQueryWeights, LatentWeights, Linear } from "./weights.ts";
+import type {
+  FactoredWeights,
+  GroupedWeights,
+  LatentQueryWeights,
+  LatentWeights,
+  Linear,
+} from "./weights.ts";
 
 // Shapes: T new tokens, S all tokens so far, H query heads, G key heads, D head width, R latent width.
 
@@ -43,7 +49,8 @@ export function groupedAttention(
   context: AttentionContext,
 ): Tensor {
   const T = x.shape[0]!;
-  const heads = (projection: Linear<Tensor>, n: number): Tensor => linear(x, projection).reshape([T, n, c.headDim]);
+  const heads = (projection: Linear<Tensor>, n: number): Tensor =>
+    linear(x, projection).reshape([T, n, c.headDim]);
   const q = rotate(heads(w.q, c.heads), context.tables, context);
   const k = context.cache.append("keys", rotate(heads(w.k, c.kvHeads), context.tables, context)); // [S, G, D]
   const v = context.cache.append("values", heads(w.v, c.kvHeads));
@@ -63,7 +70,12 @@ export function factoredAttention(
 ): Tensor {
   const T = x.shape[0]!;
   const q = rotate(linear(x, w.q).reshape([T, c.heads, c.headDim]), context.tables, context);
-  const expanded = (stream: string, down: Linear<Tensor>, up: Linear<Tensor>, rank: number): Tensor => {
+  const expanded = (
+    stream: string,
+    down: Linear<Tensor>,
+    up: Linear<Tensor>,
+    rank: number,
+  ): Tensor => {
     const latent = context.cache.append(stream, linear(x, down).reshape([T, 1, rank]));
     const S = latent.shape[0]!;
     return linear(latent.reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
@@ -87,19 +99,31 @@ export function latentAttention(
   const qRope = rotate(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim), context.tables, context);
 
   const down = linear(x, w.down);
-  const latent = rmsNorm(down.slice(1, 0, c.latentRank), w.norm, { eps: LATENT_NORM_EPS, offset: 0 });
+  const latent = rmsNorm(down.slice(1, 0, c.latentRank), w.norm, {
+    eps: LATENT_NORM_EPS,
+    offset: 0,
+  });
   const ropeRows = down.slice(1, c.latentRank, c.latentRank + c.ropeDim).reshape([T, 1, c.ropeDim]);
   const kRope = rotate(ropeRows, context.tables, context);
-  const cached = context.cache.append("latent", concat([latent.reshape([T, 1, c.latentRank]), kRope], 2)); // [S, 1, R + rope]
+  const cached = context.cache.append(
+    "latent",
+    concat([latent.reshape([T, 1, c.latentRank]), kRope], 2),
+  ); // [S, 1, R + rope]
 
   const form = context.latentForm ?? cheaperForm(c, T, cached.shape[0]!);
   const attend = form === "absorbed" ? absorbedAttention : expandedAttention;
-  return linear(attend(qNope, qRope, cached, w, c, context).reshape([T, c.heads * c.valueDim]), w.o);
+  return linear(
+    attend(qNope, qRope, cached, w, c, context).reshape([T, c.heads * c.valueDim]),
+    w.o,
+  );
 }
 
 function latentQueries(x: Tensor, query: LatentQueryWeights<Tensor>): Tensor {
   if (query.kind === "direct") return linear(x, query.q);
-  return linear(rmsNorm(linear(x, query.down), query.norm, { eps: LATENT_NORM_EPS, offset: 0 }), query.up);
+  return linear(
+    rmsNorm(linear(x, query.down), query.norm, { eps: LATENT_NORM_EPS, offset: 0 }),
+    query.up,
+  );
 }
 
 /** Compares multiplications: absorbed scores are wider, the expanded form first builds keys and values of all S positions. */
@@ -136,7 +160,9 @@ const expandedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
   const S = cached.shape[0]!;
   const latent = cached.slice(2, 0, c.latentRank).reshape([S, c.latentRank]);
   const both = linear(latent, w.up).reshape([S, c.heads, c.nopeDim + c.valueDim]);
-  const kRope = cached.slice(2, c.latentRank, c.latentRank + c.ropeDim).expand([S, c.heads, c.ropeDim]);
+  const kRope = cached
+    .slice(2, c.latentRank, c.latentRank + c.ropeDim)
+    .expand([S, c.heads, c.ropeDim]);
   const keys = concat([both.slice(2, 0, c.nopeDim), kRope], 2); // [S, H, nope + rope]
   const values = both.slice(2, c.nopeDim, c.nopeDim + c.valueDim); // [S, H, value]
   const scores = { scale: c.scale, causal: true, window: context.window };

@@ -1,4 +1,13 @@
-import { assign, ArgumentError, empty, fail, StateError, type Backend, type DType, type Tensor } from "@transmla/core";
+import {
+  assign,
+  ArgumentError,
+  empty,
+  fail,
+  StateError,
+  type Backend,
+  type DType,
+  type Tensor,
+} from "@transmla/core";
 
 import type { AttentionConfig, ModelConfig } from "./config.ts";
 import { ropeTables, type RopeTables } from "./rope.ts";
@@ -22,7 +31,8 @@ export class LayerCache {
    * @returns A view of all rows so far, `[S, G, width]`.
    */
   append(stream: string, rows: Tensor): Tensor {
-    const whole = this.#streams.get(stream) ?? fail(StateError, "cache", `there is no stream "${stream}"`);
+    const whole =
+      this.#streams.get(stream) ?? fail(StateError, "cache", `there is no stream "${stream}"`);
     const start = this.#length();
     const end = start + rows.shape[0]!;
     using window = whole.slice(0, start, end);
@@ -57,7 +67,10 @@ export class KeyValueCache implements Disposable {
     this.capacity = capacity;
     this.layers = Array.from({ length: config.layers }, () => {
       const streams = Object.entries(cacheStreams(config.attention));
-      const tensors = streams.map(([name, shape]): [string, Tensor] => [name, empty(backend, [capacity, ...shape], dtype)]);
+      const tensors = streams.map(([name, shape]): [string, Tensor] => [
+        name,
+        empty(backend, [capacity, ...shape], dtype),
+      ]);
       return new LayerCache(new Map(tensors), () => this.#length);
     });
     this.rope = ropeTables(backend, config.rope, capacity);
@@ -114,7 +127,9 @@ export class KeyValueCache implements Disposable {
 }
 
 /** The streams of a layer's cache, with heads and width of each. */
-function cacheStreams(attention: AttentionConfig): Readonly<Record<string, readonly [heads: number, width: number]>> {
+function cacheStreams(
+  attention: AttentionConfig,
+): Readonly<Record<string, readonly [heads: number, width: number]>> {
   switch (attention.kind) {
     case "grouped": {
       const { kvHeads, headDim } = attention;

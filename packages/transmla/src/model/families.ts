@@ -28,7 +28,10 @@ const families: Readonly<Record<string, Family>> = {
     check: (fields) => {
       const layers = fields.size("num_hidden_layers");
       if (fields.count("first_k_dense_replace", 3) < layers) {
-        fields.refuse("first_k_dense_replace", `is below num_hidden_layers = ${layers}: layers with experts are not supported`);
+        fields.refuse(
+          "first_k_dense_replace",
+          `is below num_hidden_layers = ${layers}: layers with experts are not supported`,
+        );
       }
     },
   },
@@ -75,7 +78,9 @@ const considered = new Set(
   rope_theta routed_scaling_factor scoring_func seq_aux sliding_window tie_word_embeddings topk_group topk_method
   torch_dtype transformers_version transmla use_cache use_sliding_window v_head_dim vocab_size _name_or_path auto_map
   unsloth_fixed unsloth_version chunk_size_feed_forward is_encoder_decoder return_dict output_attentions
-  output_hidden_states id2label label2id mlp_only_layers tf_legacy_loss use_bfloat16 rope_type`.split(/\s+/),
+  output_hidden_states id2label label2id mlp_only_layers tf_legacy_loss use_bfloat16 rope_type`.split(
+    /\s+/,
+  ),
 );
 
 /**
@@ -117,7 +122,8 @@ export function parseConfig(json: unknown, file = "config.json"): ModelConfig {
     return fail(FormatError, file, `model_type "${family}" is not supported; known: ${known}`);
   }
   for (const [name, allowed] of Object.entries(mustBe)) {
-    if (fields.has(name) && !allowed.includes(fields.raw(name))) fields.refuse(name, `is not supported for ${family}`);
+    if (fields.has(name) && !allowed.includes(fields.raw(name)))
+      fields.refuse(name, `is not supported for ${family}`);
   }
   row.check?.(fields);
   const layers = fields.size("num_hidden_layers");
@@ -158,16 +164,23 @@ function readAttention(fields: Fields, own: Fields | undefined): AttentionConfig
   }
   const hidden = fields.size("hidden_size");
   if (!fields.has("head_dim") && hidden % heads !== 0) {
-    fields.refuse("num_attention_heads", `does not divide hidden_size = ${hidden}, and there is no head_dim`);
+    fields.refuse(
+      "num_attention_heads",
+      `does not divide hidden_size = ${hidden}, and there is no head_dim`,
+    );
   }
   const headDim = fields.size("head_dim", hidden / heads);
   if (headDim % 2 !== 0) fields.refuse("head_dim", "must be even");
   const scale = headDim ** -0.5;
   if (own) {
-    const { keyRank, valueRank } = { keyRank: own.size("key_rank"), valueRank: own.size("value_rank") };
+    const { keyRank, valueRank } = {
+      keyRank: own.size("key_rank"),
+      valueRank: own.size("value_rank"),
+    };
     return { kind: "factored", heads, headDim, keyRank, valueRank, scale };
   }
   const kvHeads = fields.size("num_key_value_heads", heads);
-  if (heads % kvHeads !== 0) fields.refuse("num_key_value_heads", `must divide num_attention_heads = ${heads}`);
+  if (heads % kvHeads !== 0)
+    fields.refuse("num_key_value_heads", `must divide num_attention_heads = ${heads}`);
   return { kind: "grouped", heads, kvHeads, headDim, scale };
 }

@@ -38,26 +38,42 @@ export class Fields {
     return Object.hasOwn(this.#json, name) ? (this.#json[name] ?? undefined) : undefined;
   }
 
-  #value<T>(name: string, fallback: T | undefined, expected: string, accepts: (value: unknown) => value is T): T {
+  #value<T>(
+    name: string,
+    fallback: T | undefined,
+    expected: string,
+    accepts: (value: unknown) => value is T,
+  ): T {
     const value = this.raw(name);
     if (value === undefined && fallback !== undefined) return fallback;
     if (accepts(value)) return value;
-    const found = value === undefined ? "it is missing" : `found ${JSON.stringify(value).slice(0, 80)}`;
+    const found =
+      value === undefined ? "it is missing" : `found ${JSON.stringify(value).slice(0, 80)}`;
     return fail(FormatError, this.#file, `${this.#prefix}${name} must be ${expected}, ${found}`);
   }
 
   /** A positive integer. */
   size(name: string, fallback?: number): number {
-    return this.#value(name, fallback, `an integer from 1 to ${MAX_SIZE}`, (value): value is number => {
-      return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIZE;
-    });
+    return this.#value(
+      name,
+      fallback,
+      `an integer from 1 to ${MAX_SIZE}`,
+      (value): value is number => {
+        return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIZE;
+      },
+    );
   }
 
   /** An integer that is zero or positive. */
   count(name: string, fallback?: number): number {
-    return this.#value(name, fallback, `an integer from 0 to ${MAX_SIZE}`, (value): value is number => {
-      return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SIZE;
-    });
+    return this.#value(
+      name,
+      fallback,
+      `an integer from 0 to ${MAX_SIZE}`,
+      (value): value is number => {
+        return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SIZE;
+      },
+    );
   }
 
   /** A finite number above zero. */

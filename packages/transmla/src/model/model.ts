@@ -1,4 +1,13 @@
-import { ArgumentError, fail, FormatError, StateError, tensor, type Backend, type DType, type Tensor } from "@transmla/core";
+import {
+  ArgumentError,
+  fail,
+  FormatError,
+  StateError,
+  tensor,
+  type Backend,
+  type DType,
+  type Tensor,
+} from "@transmla/core";
 
 import type { ModelAssets } from "../assets.ts";
 import { KeyValueCache } from "./cache.ts";
@@ -35,7 +44,12 @@ export class Model implements Disposable {
    * @param assets - What belongs to the text.
    * @throws FormatError when a weight is missing, has another shape, or is not used.
    */
-  constructor(backend: Backend, json: HuggingFaceConfig, tensors: ReadonlyMap<string, Tensor>, assets: ModelAssets) {
+  constructor(
+    backend: Backend,
+    json: HuggingFaceConfig,
+    tensors: ReadonlyMap<string, Tensor>,
+    assets: ModelAssets,
+  ) {
     this.backend = backend;
     this.tensors = tensors;
     this.huggingFaceConfig = json;
@@ -47,7 +61,11 @@ export class Model implements Disposable {
       const unused = store.unused().filter((name) => !recomputed.test(name));
       if (unused.length > 0) {
         const more = unused.length > 5 ? ` and ${unused.length - 5} more` : "";
-        fail(FormatError, "weights", `${unused.slice(0, 5).join(", ")}${more} not used by a ${this.config.family} model`);
+        fail(
+          FormatError,
+          "weights",
+          `${unused.slice(0, 5).join(", ")}${more} not used by a ${this.config.family} model`,
+        );
       }
     } catch (error) {
       this[Symbol.dispose]();
@@ -82,10 +100,15 @@ export class Model implements Disposable {
    */
   forward(ids: readonly number[], cache: KeyValueCache, options: ForwardOptions = {}): Tensor {
     if (this.#disposed) fail(StateError, "forward", "the model has been disposed of");
-    if (ids.length === 0) fail(ArgumentError, "forward", "there are no tokens; a sequence needs at least one");
+    if (ids.length === 0)
+      fail(ArgumentError, "forward", "there are no tokens; a sequence needs at least one");
     for (const id of ids) {
       if (!Number.isInteger(id) || id < 0 || id >= this.config.vocabSize) {
-        fail(ArgumentError, "forward", `token id ${id} is not from 0 to ${this.config.vocabSize - 1}`);
+        fail(
+          ArgumentError,
+          "forward",
+          `token id ${id} is not from 0 to ${this.config.vocabSize - 1}`,
+        );
       }
     }
     using tokens = tensor(this.backend, ids, [ids.length], "i32");

@@ -21,9 +21,18 @@ export class NamedTensors<T extends { readonly shape: Shape }> implements Weight
   }
 
   take(name: string, shape: Shape): T {
-    const found = this.#tensors.get(name) ?? fail(FormatError, "weights", `${name} [${shape.join(",")}] is missing`);
-    if (found.shape.length !== shape.length || found.shape.some((size, axis) => size !== shape[axis])) {
-      fail(FormatError, "weights", `${name} must be [${shape.join(",")}], found [${found.shape.join(",")}]`);
+    const found =
+      this.#tensors.get(name) ??
+      fail(FormatError, "weights", `${name} [${shape.join(",")}] is missing`);
+    if (
+      found.shape.length !== shape.length ||
+      found.shape.some((size, axis) => size !== shape[axis])
+    ) {
+      fail(
+        FormatError,
+        "weights",
+        `${name} must be [${shape.join(",")}], found [${found.shape.join(",")}]`,
+      );
     }
     this.#taken.add(name);
     return found;

@@ -14,7 +14,11 @@ export function defaultFrequencies(theta: number, dim: number): number[] {
 }
 
 /** Reads the scaling of one `rope_type` for frequencies that are given. */
-type Scaling = (frequencies: readonly number[], fields: Fields, contextLength: number) => Omit<RopeConfig, "interleaved">;
+type Scaling = (
+  frequencies: readonly number[],
+  fields: Fields,
+  contextLength: number,
+) => Omit<RopeConfig, "interleaved">;
 
 const scalings: Readonly<Record<string, Scaling>> = {
   default: (frequencies) => ({ frequencies, tableScale: 1 }),
@@ -45,7 +49,10 @@ const scalings: Readonly<Record<string, Scaling>> = {
     const short = fields.positives("short_factor", frequencies.length);
     const long = fields.positives("long_factor", frequencies.length);
     if (long.some((factor, i) => factor !== short[i])) {
-      fields.refuse("long_factor", "differs from short_factor; frequencies that depend on the length are not supported");
+      fields.refuse(
+        "long_factor",
+        "differs from short_factor; frequencies that depend on the length are not supported",
+      );
     }
     const original = fields.size("original_max_position_embeddings", contextLength);
     const factor = fields.positive("factor", contextLength / original);
@@ -66,12 +73,21 @@ const scalings: Readonly<Record<string, Scaling>> = {
  * @param interleaved - Which components form pairs.
  * @param contextLength - `max_position_embeddings`.
  */
-export function readRope(fields: Fields, dim: number, interleaved: boolean, contextLength: number): RopeConfig {
+export function readRope(
+  fields: Fields,
+  dim: number,
+  interleaved: boolean,
+  contextLength: number,
+): RopeConfig {
   const current = fields.has("rope_parameters") ? fields.object("rope_parameters") : undefined;
-  const scaling = current ?? (fields.has("rope_scaling") ? fields.object("rope_scaling") : undefined);
+  const scaling =
+    current ?? (fields.has("rope_scaling") ? fields.object("rope_scaling") : undefined);
   const theta = (current?.has("rope_theta") ? current : fields).positive("rope_theta", 10_000);
   const type = scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
-  const partial = (current?.has("partial_rotary_factor") ? current : fields).positive("partial_rotary_factor", 1);
+  const partial = (current?.has("partial_rotary_factor") ? current : fields).positive(
+    "partial_rotary_factor",
+    1,
+  );
   if (partial !== 1) fields.refuse("partial_rotary_factor", "is not supported");
   const read = Object.hasOwn(scalings, type) ? scalings[type] : undefined;
   if (!read) {
@@ -101,7 +117,8 @@ export function ropeTables(backend: Backend, rope: RopeConfig, positions: number
   const table = (fn: (angle: number) => number): Tensor => {
     const values = new Float32Array(positions * pairs);
     for (let t = 0; t < positions; t++) {
-      for (let i = 0; i < pairs; i++) values[t * pairs + i] = fn(t * rope.frequencies[i]!) * rope.tableScale;
+      for (let i = 0; i < pairs; i++)
+        values[t * pairs + i] = fn(t * rope.frequencies[i]!) * rope.tableScale;
     }
     return tensor(backend, values, [positions, pairs]);
   };

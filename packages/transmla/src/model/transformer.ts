@@ -55,9 +55,16 @@ export function forward(
     weights.layers.forEach((layer, index) => {
       options.onHidden?.(index, x);
       const { interleaved } = config.rope;
-      const context = { ...positions, interleaved, cache: cache.layers[index]!, window: config.windows[index] };
+      const context = {
+        ...positions,
+        interleaved,
+        cache: cache.layers[index]!,
+        window: config.windows[index],
+      };
       const before = x;
-      x = scope(() => decoderLayer(before, layer, config, { ...context, latentForm: options.latentForm }));
+      x = scope(() =>
+        decoderLayer(before, layer, config, { ...context, latentForm: options.latentForm }),
+      );
       before.dispose();
     });
     options.onHidden?.(config.layers, x);
@@ -76,13 +83,19 @@ export function decoderLayer(
   config: ModelConfig,
   context: AttentionContext,
 ): Tensor {
-  const norm = (stream: Tensor, weight: Tensor): Tensor => rmsNorm(stream, weight, { eps: config.normEps, offset: 0 });
+  const norm = (stream: Tensor, weight: Tensor): Tensor =>
+    rmsNorm(stream, weight, { eps: config.normEps, offset: 0 });
   const y = add(x, attend(norm(x, w.attentionNorm), w.attention, config.attention, context));
   const h = norm(y, w.feedForwardNorm);
   return add(y, linear(gatedActivation(linear(h, w.gate), linear(h, w.up), "silu"), w.down));
 }
 
-function attend(x: Tensor, w: AttentionWeights<Tensor>, c: AttentionConfig, context: AttentionContext): Tensor {
+function attend(
+  x: Tensor,
+  w: AttentionWeights<Tensor>,
+  c: AttentionConfig,
+  context: AttentionContext,
+): Tensor {
   if (w.kind === "grouped" && c.kind === "grouped") return groupedAttention(x, w, c, context);
   if (w.kind === "factored" && c.kind === "factored") return factoredAttention(x, w, c, context);
   if (w.kind === "latent" && c.kind === "latent") return latentAttention(x, w, c, context);

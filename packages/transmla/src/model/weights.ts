@@ -1,6 +1,11 @@
 import type { Shape } from "@transmla/core";
 
-import type { FactoredAttention, GroupedAttention, LatentAttention, ModelConfig } from "./config.ts";
+import type {
+  FactoredAttention,
+  GroupedAttention,
+  LatentAttention,
+  ModelConfig,
+} from "./config.ts";
 
 // The weights of a model under the names of Hugging Face checkpoints. T is what a weight is: a tensor on a backend
 // when a model runs, a matrix in f64 when one is converted, a shape when a checkpoint is laid out.
@@ -32,7 +37,12 @@ export interface FactoredWeights<T> {
 /** The query path of latent attention: direct, or through a normalised low-rank latent. */
 export type LatentQueryWeights<T> =
   | { readonly kind: "direct"; readonly q: Linear<T> }
-  | { readonly kind: "low rank"; readonly down: Linear<T>; readonly norm: T; readonly up: Linear<T> };
+  | {
+      readonly kind: "low rank";
+      readonly down: Linear<T>;
+      readonly norm: T;
+      readonly up: Linear<T>;
+    };
 
 /** Multi-head latent attention with the names of DeepSeek-V3. */
 export interface LatentWeights<T> {
@@ -110,10 +120,15 @@ export function bindModel<T>(store: WeightStore<T>, config: ModelConfig): ModelW
  * @param config - The model.
  * @param layer - Which layer, from 0.
  */
-export function bindLayer<T>(store: WeightStore<T>, config: ModelConfig, layer: number): LayerWeights<T> {
+export function bindLayer<T>(
+  store: WeightStore<T>,
+  config: ModelConfig,
+  layer: number,
+): LayerWeights<T> {
   const prefix = layerPrefix(layer);
   const { hiddenSize: hidden, intermediateSize: inner } = config;
-  const mlp = (name: string, rows: number, cols: number): Linear<T> => linear(store, `${prefix}mlp.${name}`, rows, cols);
+  const mlp = (name: string, rows: number, cols: number): Linear<T> =>
+    linear(store, `${prefix}mlp.${name}`, rows, cols);
   return {
     attentionNorm: store.take(`${prefix}input_layernorm.weight`, [hidden]),
     attention: bindAttention(store, config, layer),
@@ -137,23 +152,37 @@ function linear<T>(store: WeightStore<T>, name: string, rows: number, cols: numb
  * @param config - The model.
  * @param layer - Which layer, from 0.
  */
-export function bindAttention<T>(store: WeightStore<T>, config: ModelConfig, layer: number): AttentionWeights<T> {
+export function bindAttention<T>(
+  store: WeightStore<T>,
+  config: ModelConfig,
+  layer: number,
+): AttentionWeights<T> {
   const { attention, hiddenSize } = config;
   const prefix = `${layerPrefix(layer)}self_attn.`;
-  const take = (name: string, rows: number, cols: number): Linear<T> => linear(store, prefix + name, rows, cols);
+  const take = (name: string, rows: number, cols: number): Linear<T> =>
+    linear(store, prefix + name, rows, cols);
   switch (attention.kind) {
     case "grouped":
       return { kind: "grouped", ...bindGrouped(take, attention, hiddenSize) };
     case "factored":
       return { kind: "factored", ...bindFactored(take, attention, hiddenSize) };
     case "latent":
-      return { kind: "latent", ...bindLatent(take, attention, hiddenSize, (name, size) => store.take(prefix + name, [size])) };
+      return {
+        kind: "latent",
+        ...bindLatent(take, attention, hiddenSize, (name, size) =>
+          store.take(prefix + name, [size]),
+        ),
+      };
   }
 }
 
 type TakeLinear<T> = (name: string, rows: number, cols: number) => Linear<T>;
 
-function bindGrouped<T>(take: TakeLinear<T>, c: GroupedAttention, hidden: number): GroupedWeights<T> {
+function bindGrouped<T>(
+  take: TakeLinear<T>,
+  c: GroupedAttention,
+  hidden: number,
+): GroupedWeights<T> {
   return {
     q: take("q_proj", c.heads * c.headDim, hidden),
     k: take("k_proj", c.kvHeads * c.headDim, hidden),
@@ -162,7 +191,11 @@ function bindGrouped<T>(take: TakeLinear<T>, c: GroupedAttention, hidden: number
   };
 }
 
-function bindFactored<T>(take: TakeLinear<T>, c: FactoredAttention, hidden: number): FactoredWeights<T> {
+function bindFactored<T>(
+  take: TakeLinear<T>,
+  c: FactoredAttention,
+  hidden: number,
+): FactoredWeights<T> {
   return {
     q: take("q_proj", c.heads * c.headDim, hidden),
     keyDown: take("k_a_proj", c.keyRank, hidden),

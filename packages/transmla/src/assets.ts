@@ -1,0 +1,103 @@
+import { readJson, readText, type Folder } from "./checkpoint/folder.ts";
+import type { SamplingOptions } from "./generate/sampling.ts";
+import type { HuggingFaceConfig } from "./model/config.ts";
+import { Fields } from "./model/fields.ts";
+import { parseChatTemplate, selectChatTemplate, type ChatTemplate } from "./text/chat.ts";
+import { parseTokenizer, type Tokenizer } from "./text/tokenizer.ts";
+
+/** What belongs to a model besides its weights. */
+export interface ModelAssets {
+  /** From `tokenizer.json`, if there is one. */
+  readonly tokenizer: Tokenizer | undefined;
+  /** From `chat_template.jinja` or `tokenizer_config.json`, if there is one. */
+  readonly chatTemplate: ChatTemplate | undefined;
+  /** The tokens that end a text. */
+  readonly endTokens: readonly number[];
+  /** The sampling that `generation_config.json` asks for. */
+  readonly sampling: SamplingOptions;
+}
+
+/** The largest vocabularies take about 35 MB of `tokenizer.json`. */
+const MAX_TOKENIZER_BYTES = 200_000_000;
+/** Templates and the other files are small. */
+const MAX_SMALL_BYTES = 10_000_000;
+
+/** The files that a converted model shares with its source. */
+const carriedFiles = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+  "generation_config.json",
+];
+
+/**
+ * Reads tokenizer, chat template and generation defaults. Each may be absent.
+ *
+ * @param folder - The model.
+ * @param config - Its `config.json`, for the end tokens.
+ */
+export async function readAssets(folder: Folder, config: HuggingFaceConfig): Promise<ModelAssets> {
+  const json = async (name: string, limit: number): Promise<unknown> => {
+    return (await folder.exists(name)) ? readJson(folder, name, limit) : undefined;
+  };
+  const tokenizerJson = await json("tokenizer.json", MAX_TOKENIZER_BYTES);
+  const tokenizerConfig = (await json("tokenizer_config.json", MAX_SMALL_BYTES)) ?? {};
+  const generation = (await json("generation_config.json", MAX_SMALL_BYTES)) ?? {};
+  const jinja = (await folder.exists("chat_template.jinja"))
+    ? await readText(folder, "chat_template.jinja", MAX_SMALL_BYTES)
+    : undefined;
+  const template = selectChatTemplate(tokenizerConfig, jinja);
+  const defaults = new Fields(generation, `${folder.path}/generation_config.json`);
+  return {
+    tokenizer:
+      tokenizerJson === undefined
+        ? undefined
+        : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`),
+    chatTemplate: template === undefined ? undefined : parseChatTemplate(template, tokenizerConfig),
+    endTokens: [defaults.raw("eos_token_id") ?? config["eos_token_id"] ?? []]
+      .flat()
+      .filter((id): id is number => typeof id === "number"),
+    sampling: readSampling(defaults),
+  };
+}
+
+function readSampling(defaults: Fields): SamplingOptions {
+  if (!defaults.flag("do_sample", false)) return {};
+  return {
+    temperature: defaults.positive("temperature", 1),
+    ...(defaults.has("top_k") && defaults.count("top_k") > 0
+      ? { topK: defaults.size("top_k") }
+      : {}),
+    ...(defaults.has("top_p") ? { topP: defaults.positive("top_p") } : {}),
+    ...(defaults.has("min_p") && defaults.raw("min_p") !== 0
+      ? { minP: defaults.positive("min_p") }
+      : {}),
+    ...(defaults.has("repetition_penalty")
+      ? { repetitionPenalty: defaults.positive("repetition_penalty") }
+      : {}),
+  };
+}
+
+/**
+ * The files that a converted model shares with its source, as they are.
+ *
+ * @param folder - The source.
+ * @returns Those that exist, by name.
+ */
+export async function assetFiles(folder: Folder): Promise<ReadonlyMap<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>();
+  for (const name of carriedFiles) {
+    if (!(await folder.exists(name))) continue;
+    const source = await folder.open(name);
+    try {
+      files.set(name, await source.read(0, source.size));
+    } finally {
+      await source.close();
+    }
+  }
+  return files;
+}

@@ -1,0 +1,10 @@
+import { fileURLToPath } from "node:url";
+
+/**
+ * The path of the model that ships with this package: 2.85 million weights, LLaMA architecture with grouped-query
+ * attention (8 query and 4 kv heads of 32), which writes in the manner of Shakespeare's plays. `sample.txt` beside it is
+ * text that no calibration saw. Node only.
+ */
+export const bundledModel: string = fileURLToPath(
+  new URL("../models/tiny-shakespeare", import.meta.url),
+);

@@ -1,0 +1,173 @@
+import { ArgumentError, BackendError, fail, FormatError, StateError } from "@transmla/core";
+
+import { bytesPerStored, decodeElements, encodeElements, type StoredDType } from "./elements.ts";
+import { show } from "./json.ts";
+
+/** A stored tensor without its values. */
+export interface TensorInfo {
+  /** Its name in the checkpoint: `model.norm.weight`. */
+  readonly name: string;
+  /** The stored element type. */
+  readonly dtype: StoredDType;
+  /** The size of each axis, outermost first; empty for a single number. */
+  readonly shape: readonly number[];
+}
+
+/** The values of a tensor, before they are rounded to its stored type. */
+export interface TensorValues extends Omit<TensorInfo, "name"> {
+  /** In row-major order. */
+  readonly values: ArrayLike<number>;
+}
+
+/** The tensors of a model, read one by one. */
+export interface TensorSource {
+  /** What there is, by name. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /**
+   * The stored bytes of a tensor, little-endian and row-major. The caller owns them.
+   *
+   * @param name - A key of `tensors`.
+   */
+  bytes(name: string): Promise<Uint8Array>;
+  /**
+   * The values of a tensor in row-major order, widened to f64 exactly. The caller owns them.
+   *
+   * @param name - A key of `tensors`.
+   * @throws FormatError for an I64 beyond 2^53 and a BOOL other than 0 and 1.
+   */
+  numbers(name: string): Promise<Float64Array>;
+  /** Lets go of the files. Reading afterwards is an error. */
+  close(): Promise<void>;
+}
+
+/**
+ * Elements of one step when values are widened or rounded: large enough for the disk, small beside any tensor that
+ * matters, so that a tensor is not held in both forms.
+ */
+export const CHUNK_ELEMENTS: number = 1 << 20;
+
+/**
+ * The number of elements of a shape, or NaN when it is beyond 2^53.
+ *
+ * @param shape - Sizes of 0 or more.
+ */
+export function elementCount(shape: readonly number[]): number {
+  const count = shape.reduce((product, size) => product * size, 1);
+  return count <= Number.MAX_SAFE_INTEGER ? count : Number.NaN;
+}
+
+/**
+ * The number of bytes of a tensor, or NaN when it is beyond 2^53.
+ *
+ * @param tensor - Its element type and shape.
+ */
+export function byteSize(tensor: Pick<TensorInfo, "dtype" | "shape">): number {
+  const bytes = elementCount(tensor.shape) * bytesPerStored(tensor.dtype);
+  return bytes <= Number.MAX_SAFE_INTEGER ? bytes : Number.NaN;
+}
+
+/**
+ * Makes a source out of ways to read a tensor that is known to exist.
+ *
+ * @param label - What errors call the source.
+ * @param tensors - What there is, by name.
+ * @param store - How to read a tensor and how to let go of the files.
+ */
+export function tensorSource<T extends TensorInfo>(
+  label: string,
+  tensors: ReadonlyMap<string, T>,
+  store: {
+    bytes(tensor: T): Promise<Uint8Array>;
+    numbers(tensor: T): Promise<Float64Array>;
+    close(): Promise<void>;
+  },
+): TensorSource {
+  let closed = false;
+  const find = (operation: string, name: string): T => {
+    if (closed) fail(StateError, operation, "used after close", label);
+    return tensors.get(name) ?? fail(ArgumentError, operation, `no tensor ${show(name)}`, label);
+  };
+  return {
+    tensors,
+    bytes: async (name) => store.bytes(find("bytes", name)),
+    numbers: async (name) => store.numbers(find("numbers", name)),
+    close: async () => {
+      if (closed) return;
+      closed = true;
+      await store.close();
+    },
+  };
+}
+
+/**
+ * Reads a tensor as numbers, a piece at a time.
+ *
+ * @param tensor - What is read.
+ * @param label - What errors call the source.
+ * @param read - Returns a range of the tensor's bytes.
+ */
+export async function readNumbers(
+  tensor: TensorInfo,
+  label: string,
+  read: (begin: number, end: number) => Promise<Uint8Array>,
+): Promise<Float64Array> {
+  const out = allocate(elementCount(tensor.shape), tensor, label);
+  const size = bytesPerStored(tensor.dtype);
+  for (let at = 0; at < out.length; at += CHUNK_ELEMENTS) {
+    const end = Math.min(at + CHUNK_ELEMENTS, out.length);
+    const bytes = await read(at * size, end * size);
+    decodeElements(tensor.dtype, bytes, out.subarray(at, end), (index, problem) =>
+      fail(
+        FormatError,
+        "numbers",
+        `tensor ${show(tensor.name)}, element ${at + index}: ${problem}`,
+        label,
+      ),
+    );
+  }
+  return out;
+}
+
+function allocate(count: number, tensor: TensorInfo, label: string): Float64Array {
+  try {
+    return new Float64Array(count);
+  } catch {
+    const problem = `no memory for the ${count} elements of ${show(tensor.name)} as f64`;
+    fail(BackendError, "numbers", problem, label);
+  }
+}
+
+/**
+ * Tensors held in memory. They are rounded to their stored type, so that they read as they would from a file.
+ *
+ * @param tensors - Type, shape and values in row-major order, by name.
+ * @throws ArgumentError when values do not fill their shape or do not fit in their type.
+ *
+ * @example
+ * ```ts
+ * import { memoryTensors } from "transmla";
+ * const source = memoryTensors(new Map([["a", { dtype: "BF16", shape: [2], values: [1.001, 3] }]]));
+ * console.log(Array.from(await source.numbers("a"))); // => [1, 3]
+ * ```
+ */
+export function memoryTensors(tensors: ReadonlyMap<string, TensorValues>): TensorSource {
+  const label = "memory";
+  const held = new Map<string, TensorInfo & { readonly stored: Uint8Array }>();
+  for (const [name, { dtype, shape, values }] of tensors) {
+    const refuse = (problem: string): never =>
+      fail(ArgumentError, "memoryTensors", `tensor ${show(name)}${problem}`);
+    if (values.length !== elementCount(shape)) {
+      refuse(`: ${values.length} values do not fill [${shape.join(",")}]`);
+    }
+    const stored = encodeElements(dtype, values, (index, problem) =>
+      refuse(`, element ${index}: ${problem}`),
+    );
+    held.set(name, { name, dtype, shape, stored });
+  }
+  return tensorSource(label, held, {
+    bytes: async ({ stored }) => stored.slice(),
+    numbers: async (tensor) =>
+      readNumbers(tensor, label, async (begin, end) => tensor.stored.subarray(begin, end)),
+    close: async () => {},
+  });
+}

@@ -1,0 +1,120 @@
+import { join } from "node:path";
+
+import { bundledModel } from "../../bundled.ts";
+import type { ConversionMethod } from "../../convert/conversion.ts";
+import { convert } from "../../convert/convert.ts";
+import { compare, cutWindows } from "../../evaluate/evaluate.ts";
+import { cacheWidth } from "../../model/config.ts";
+import type { Model } from "../../model/model.ts";
+import { openModel, type CommandContext } from "../context.ts";
+import { cacheBytes, describeAttention, describeModel } from "../describe.ts";
+import { readTextFile } from "../inputs.ts";
+import { formatBytes, formatCount, formatSmall } from "../report.ts";
+import { streamText } from "./generate.ts";
+
+const methods: readonly { readonly name: string; readonly method: ConversionMethod }[] = [
+  { name: "factored (svd)", method: { method: "factored", init: "svd" } },
+  { name: "factored (identity)", method: { method: "factored", init: "identity" } },
+  { name: "merged", method: { method: "merged" } },
+];
+
+/** Held-out tokens that the models are compared on. */
+const COMPARED_TOKENS = 1024;
+
+/** The main job on the bundled model: load, convert exactly, compare, generate. Needs no network. */
+export async function demo(context: CommandContext): Promise<number> {
+  const { report, signal } = context;
+  using original = await openModel(bundledModel, context);
+  const { config } = original;
+  report.heading("The bundled model");
+  report.line(describeModel(config, original.parameters));
+  report.line(describeAttention(config.attention));
+  report.line();
+
+  const ids = original.assets.tokenizer!.encode(
+    await readTextFile(join(bundledModel, "sample.txt")),
+  );
+  const windows = cutWindows(ids.slice(0, COMPARED_TOKENS), config.contextLength);
+  report.heading(`Conversions to latent attention, compared on ${COMPARED_TOKENS} held-out tokens`);
+  const rows: string[][] = [
+    [
+      "form",
+      "parameters",
+      "numbers per token and layer",
+      "max |Δlogit|",
+      "mean KL",
+      "top-1 agreement",
+    ],
+  ];
+  const row = (name: string, model: Model, ...figures: string[]): void => {
+    rows.push([
+      name,
+      formatCount(model.parameters),
+      String(cacheWidth(model.config.attention)),
+      ...figures,
+    ]);
+  };
+  row("original", original, "", "", "");
+  const results: Record<string, unknown>[] = [];
+  const converted: Model[] = [];
+  try {
+    for (const { name, method } of methods) {
+      const model = await convert(original, { ...method, signal });
+      converted.push(model);
+      const progress = report.progress(`comparing ${name}`);
+      const figures = await compare(original, model, windows, {
+        signal,
+        onProgress: (done, total) => progress({ done, total, unit: "windows" }),
+      });
+      row(
+        name,
+        model,
+        formatSmall(figures.maxLogitDifference),
+        formatSmall(figures.meanKl),
+        `${(100 * figures.topAgreement).toFixed(2)} %`,
+      );
+      results.push({
+        name,
+        parameters: model.parameters,
+        cachedNumbers: cacheWidth(model.config.attention),
+        ...figures,
+      });
+    }
+    report.table(rows);
+    const cache = cacheBytes(config, config.contextLength, 4);
+    report.line(
+      `These conversions are exact and keep the cache: ${formatBytes(cache)} for ${config.contextLength} tokens in f32.`,
+    );
+    const same = await sameText(original, converted.at(-1)!, context);
+    const equal = results.every((figures) => (figures["maxLogitDifference"] as number) <= 1e-4);
+    report.result({ parameters: original.parameters, results, sameText: same });
+    return same && equal ? 0 : 1;
+  } finally {
+    for (const model of converted) model[Symbol.dispose]();
+  }
+}
+
+/** Streams a few lines from both models with one seed; tells whether they are the same. */
+async function sameText(
+  original: Model,
+  merged: Model,
+  { report, signal }: CommandContext,
+): Promise<boolean> {
+  const prompt = "ROMEO:\n";
+  const options = { maxTokens: 60, temperature: 0.8, topP: 0.95, seed: 3, signal };
+  const texts: string[] = [];
+  for (const [name, model] of [
+    ["original", original],
+    ["merged", merged],
+  ] as const) {
+    report.line();
+    report.heading(`Text from the ${name} model, seed ${options.seed}`);
+    report.write(prompt);
+    texts.push((await streamText(model, prompt, options, report)).text);
+    report.line();
+  }
+  const same = texts[0] === texts[1];
+  report.line();
+  report.line(same ? "Both texts are identical." : "The texts differ.");
+  return same;
+}

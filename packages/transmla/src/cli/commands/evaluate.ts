@@ -1,0 +1,24 @@
+import { evaluate } from "../../evaluate/evaluate.ts";
+import { openModel, type CommandContext } from "../context.ts";
+import { readWindows, type TextOptions } from "../inputs.ts";
+
+/** Prints the perplexity of a model on a text. */
+export async function evaluateCommand(
+  path: string,
+  options: TextOptions,
+  context: CommandContext,
+): Promise<void> {
+  const { report, signal } = context;
+  using model = await openModel(path, context);
+  const { windows, from } = await readWindows(model, options);
+  const progress = report.progress("evaluating");
+  const result = await evaluate(model, windows, {
+    signal,
+    onProgress: (done, total) => progress({ done, total, unit: "windows" }),
+  });
+  report.remark(`${from}; windows do not overlap, and the first token of each is not predicted`);
+  report.line(`perplexity     ${result.perplexity.toFixed(4)}`);
+  report.line(`cross-entropy  ${result.crossEntropy.toFixed(4)} nats per token`);
+  report.line(`predicted      ${result.tokens} tokens`);
+  report.result({ model: path, text: from, ...result });
+}

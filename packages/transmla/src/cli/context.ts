@@ -1,0 +1,38 @@
+import { cpuBackend } from "@transmla/backend-cpu";
+import type { Backend } from "@transmla/core";
+
+import { loadModel } from "../load.ts";
+import { unknownFields } from "../model/families.ts";
+import type { Model } from "../model/model.ts";
+import type { Report } from "./report.ts";
+
+/** What every command is given. */
+export interface CommandContext {
+  readonly report: Report;
+  readonly backend: Backend;
+  /** Aborted by Ctrl-C. */
+  readonly signal: AbortSignal;
+}
+
+/** The backends that `--backend` names. */
+export const backends: Readonly<Record<string, () => Promise<Backend>>> = {
+  cpu: () => cpuBackend(),
+};
+
+/** Loads a model with a progress bar, and warns of configuration fields that this library does not know. */
+export async function openModel(
+  path: string,
+  { report, backend, signal }: CommandContext,
+): Promise<Model> {
+  const model = await loadModel(path, {
+    backend,
+    signal,
+    onProgress: report.progress(`loading ${path}`),
+  });
+  for (const field of unknownFields(model.huggingFaceConfig)) {
+    report.warn(
+      `${path}/config.json: the field ${field} is not known; if it changes the logits, they are wrong`,
+    );
+  }
+  return model;
+}

@@ -1,0 +1,119 @@
+import { readFile } from "node:fs/promises";
+
+import { ArgumentError, fail, StateError } from "@transmla/core";
+
+import { cutWindows } from "../evaluate/evaluate.ts";
+import { generate } from "../generate/generate.ts";
+import type { Model } from "../model/model.ts";
+
+/** A text larger than this is not read whole. */
+const MAX_TEXT_BYTES = 1_000_000_000;
+
+/** Tokens that are sampled from a model when no text is given. */
+const SAMPLED_TOKENS = 256;
+
+/** Options of the commands that read a text. */
+export interface TextOptions {
+  readonly text?: string;
+  readonly window?: number;
+  readonly maxWindows?: number;
+}
+
+/** Reads a file of text; errors say which. */
+export async function readTextFile(path: string): Promise<string> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    return fail(
+      ArgumentError,
+      "text",
+      `cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+      path,
+    );
+  }
+  if (bytes.length > MAX_TEXT_BYTES)
+    fail(ArgumentError, "text", `is larger than ${MAX_TEXT_BYTES} bytes`, path);
+  return bytes.toString("utf8");
+}
+
+/** Reads token ids: a list, a list of lists, or an object that holds either as `input_ids` or `windows`. */
+export async function readTokenRows(path: string): Promise<number[][]> {
+  const text = await readTextFile(path);
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    fail(
+      ArgumentError,
+      "tokens",
+      `is not JSON: ${error instanceof Error ? error.message : String(error)}`,
+      path,
+    );
+  }
+  const held = json as { readonly input_ids?: unknown; readonly windows?: unknown } | null;
+  const rows = Array.isArray(json) ? json : (held?.input_ids ?? held?.windows);
+  const isRow = (row: unknown): row is number[] =>
+    Array.isArray(row) && row.every((id) => Number.isInteger(id));
+  if (isRow(rows) && rows.length > 0) return [rows];
+  if (Array.isArray(rows) && rows.length > 0 && rows.every((row) => isRow(row) && row.length > 0))
+    return rows as number[][];
+  return fail(
+    ArgumentError,
+    "tokens",
+    'must be a list of token ids, a list of lists, or {"input_ids": ...}',
+    path,
+  );
+}
+
+/**
+ * Windows of token ids for an evaluation: from a text file, from a JSON file of ids, or sampled from the model itself.
+ *
+ * @returns The windows, and words that say where they come from.
+ */
+export async function readWindows(
+  model: Model,
+  options: TextOptions,
+): Promise<{ windows: number[][]; from: string }> {
+  const window = options.window ?? Math.min(model.config.contextLength, 512);
+  if (window > model.config.contextLength) {
+    fail(
+      ArgumentError,
+      "--window",
+      `${window} is beyond the context of ${model.config.contextLength} tokens`,
+    );
+  }
+  const describe = (windows: number[][], name: string): { windows: number[][]; from: string } => {
+    const tokens = windows.reduce((sum, ids) => sum + ids.length, 0);
+    const plural = windows.length === 1 ? "window" : "windows";
+    return {
+      windows,
+      from: `${tokens} tokens of ${name} in ${windows.length} ${plural} of at most ${window}`,
+    };
+  };
+  if (options.text === undefined) {
+    const ids = await sampleIds(model, Math.min(SAMPLED_TOKENS, window));
+    return describe(
+      cutWindows(ids, window, options.maxWindows),
+      "text sampled from the first model",
+    );
+  }
+  if (options.text.endsWith(".json")) {
+    const rows = await readTokenRows(options.text);
+    const windows = rows.flatMap((row) => cutWindows(row, window)).slice(0, options.maxWindows);
+    return describe(windows, options.text);
+  }
+  const { tokenizer } = model.assets;
+  if (!tokenizer)
+    fail(StateError, "text", "the model has no tokenizer.json; give token ids in a .json file");
+  const ids = tokenizer.encode(await readTextFile(options.text), { specialTokens: false });
+  return describe(cutWindows(ids, window, options.maxWindows), options.text);
+}
+
+async function sampleIds(model: Model, count: number): Promise<number[]> {
+  const begin = model.huggingFaceConfig["bos_token_id"];
+  const ids = [typeof begin === "number" ? begin : 0];
+  const options = { maxTokens: Math.max(count - 1, 1), temperature: 1, seed: 0, ignoreEnd: true };
+  for await (const { id } of generate(model, [...ids], options)) ids.push(id);
+  return ids;
+}

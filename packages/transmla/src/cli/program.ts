@@ -1,0 +1,195 @@
+import { Command, InvalidArgumentError, Option } from "commander";
+
+import { chat } from "./commands/chat.ts";
+import { convertCommand, type ConvertCommandOptions } from "./commands/convert.ts";
+import { demo } from "./commands/demo.ts";
+import { evaluateCommand } from "./commands/evaluate.ts";
+import { generateCommand } from "./commands/generate.ts";
+import { info, kvDtypes, type InfoOptions } from "./commands/info.ts";
+import { logits } from "./commands/logits.ts";
+import { verify, type VerifyOptions } from "./commands/verify.ts";
+import { backends, type CommandContext } from "./context.ts";
+import { Report } from "./report.ts";
+
+/** What a command's action needs besides its own arguments. */
+interface Run {
+  /** Runs a command with the options that all commands share; its number, if any, is the exit code. */
+  (command: Command, action: (context: CommandContext) => Promise<number | void>): Promise<void>;
+}
+
+const positiveInteger = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1)
+    throw new InvalidArgumentError("It must be a positive integer.");
+  return value;
+};
+const number = (text: string): number => {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value))
+    throw new InvalidArgumentError("It must be a number.");
+  return value;
+};
+const collect = (text: string, before: readonly string[] = []): readonly string[] => [
+  ...before,
+  text,
+];
+
+/** The options of every command. */
+function command(program: Command, usage: string, description: string): Command {
+  return program
+    .command(usage)
+    .description(description)
+    .addOption(
+      new Option("--backend <name>", "where tensors live")
+        .choices(Object.keys(backends))
+        .default("cpu"),
+    )
+    .option("--json", "print one JSON object on stdout and nothing else there")
+    .option("--quiet", "no progress and no remarks");
+}
+
+function withText(of: Command): Command {
+  return of
+    .option(
+      "--text <file>",
+      "a text, or a .json file of token ids; text sampled from the model when absent",
+    )
+    .option(
+      "--window <tokens>",
+      "tokens in a window (default: the context, at most 512)",
+      positiveInteger,
+    )
+    .option("--max-windows <count>", "the most windows", positiveInteger);
+}
+
+function withSampling(of: Command): Command {
+  return of
+    .option("--max-tokens <count>", "the most tokens to generate", positiveInteger)
+    .option("--temperature <number>", "0 is greedy", number)
+    .option("--top-k <count>", "only the k most likely tokens", positiveInteger)
+    .option("--top-p <number>", "only the most likely tokens that hold this share", number)
+    .option("--min-p <number>", "only tokens at least this likely relative to the best", number)
+    .option(
+      "--repetition-penalty <number>",
+      "above 1: tokens that occurred become less likely",
+      number,
+    )
+    .option("--seed <integer>", "of the sampling", number)
+    .option("--stop <text>", "ends the text; may be repeated", collect);
+}
+
+/**
+ * The command line.
+ *
+ * @param version - Of the package.
+ * @param signal - Aborted by Ctrl-C.
+ * @param onExitCode - Receives the exit code of a command that ran to its end.
+ */
+export function createProgram(
+  version: string,
+  signal: AbortSignal,
+  onExitCode: (code: number) => void,
+): Command {
+  const program = new Command("transmla")
+    .description(
+      "Convert GQA language models to multi-head latent attention, verify the result, and run both.",
+    )
+    .version(version)
+    .showSuggestionAfterError()
+    .exitOverride();
+  const run: Run = async (of, action) => {
+    const {
+      backend: name,
+      json,
+      quiet,
+    } = of.opts<{ backend: string; json?: boolean; quiet?: boolean }>();
+    const report = new Report({ json: json ?? false, quiet: quiet ?? false });
+    const backend = await backends[name]!();
+    try {
+      onExitCode((await action({ report, backend, signal })) ?? 0);
+    } finally {
+      backend.dispose();
+    }
+  };
+  addModelCommands(program, run);
+  addTextCommands(program, run);
+  return program;
+}
+
+function addModelCommands(program: Command, run: Run): void {
+  command(
+    program,
+    "demo",
+    "convert the bundled model exactly, compare it with the original, and generate from both",
+  ).action((_options: object, self: Command) => run(self, (context) => demo(context)));
+  command(
+    program,
+    "info <model>",
+    "what a model is, and its cache in each form; a config.json is enough",
+  )
+    .option(
+      "--context <tokens>",
+      "the context to state the cache for (default: the model's)",
+      positiveInteger,
+    )
+    .addOption(
+      new Option("--kv-dtype <dtype>", "of the cached numbers").choices(kvDtypes).default("f16"),
+    )
+    .action((model: string, options: InfoOptions, self: Command) => {
+      return run(self, ({ report }) => info(model, options, report));
+    });
+  command(program, "convert <model> <out>", "convert a model to a new folder")
+    .addOption(
+      new Option(
+        "--method <name>",
+        "factored: TransMLA v1; merged: a vanilla DeepSeek-V3 folder for Transformers",
+      )
+        .choices(["factored", "merged"])
+        .makeOptionMandatory(),
+    )
+    .addOption(
+      new Option("--init <name>", "the factors of --method factored (default: svd)").choices([
+        "svd",
+        "identity",
+      ]),
+    )
+    .addOption(
+      new Option("--dtype <dtype>", "of the stored weights")
+        .choices(["f32", "bf16"])
+        .default("f32"),
+    )
+    .action((model: string, out: string, options: ConvertCommandOptions, self: Command) => {
+      return run(self, (context) => convertCommand(model, out, options, context));
+    });
+  withText(
+    command(program, "verify <a> <b>", "compare the logits of two models on the same tokens"),
+  )
+    .option("--tolerance <number>", "the largest difference of a logit that passes", number, 1e-4)
+    .action((a: string, b: string, options: VerifyOptions, self: Command) => {
+      return run(self, (context) => verify(a, b, options, context));
+    });
+}
+
+function addTextCommands(program: Command, run: Run): void {
+  withText(command(program, "evaluate <model>", "the perplexity of a model on a text")).action(
+    (model: string, options: Parameters<typeof evaluateCommand>[1], self: Command) => {
+      return run(self, (context) => evaluateCommand(model, options, context));
+    },
+  );
+  withSampling(command(program, "generate <model>", "continue a prompt"))
+    .requiredOption("--prompt <text>", "what to continue")
+    .action((model: string, options: Parameters<typeof generateCommand>[1], self: Command) => {
+      return run(self, (context) => generateCommand(model, options, context));
+    });
+  withSampling(command(program, "chat <model>", "talk with a model through its chat template"))
+    .option("--system <text>", "the system message")
+    .action((model: string, options: Parameters<typeof chat>[1], self: Command) => {
+      return run(self, (context) => chat(model, options, context));
+    });
+  command(program, "logits <model>", "write the logits of given token ids")
+    .requiredOption("--tokens <file>", 'JSON: a list of token ids, or {"input_ids": [...]}')
+    .requiredOption("--out <file>", "a .safetensors file with the tensor logits [T, vocab], f32")
+    .action((model: string, options: Parameters<typeof logits>[1], self: Command) => {
+      return run(self, (context) => logits(model, options, context));
+    });
+}

@@ -1,0 +1,47 @@
+export { bundledModel } from "./bundled.ts";
+export { loadModel, readConfig, type LoadOptions, type Progress } from "./load.ts";
+export type { ModelAssets } from "./assets.ts";
+
+export type {
+  AttentionConfig,
+  FactoredAttention,
+  GroupedAttention,
+  HuggingFaceConfig,
+  LatentAttention,
+  ModelConfig,
+  RopeConfig,
+} from "./model/config.ts";
+export { cacheWidth } from "./model/config.ts";
+export { parseConfig, unknownFields } from "./model/families.ts";
+export { Model } from "./model/model.ts";
+export { KeyValueCache, type LayerCache } from "./model/cache.ts";
+export type { ForwardOptions } from "./model/transformer.ts";
+export type { LatentForm } from "./model/attention.ts";
+export type { RopeTables } from "./model/rope.ts";
+
+export { convert, convertCheckpoint } from "./convert/convert.ts";
+export type { ConversionReport, ConvertOptions, Rounding } from "./convert/convert.ts";
+export type { ConversionMethod } from "./convert/conversion.ts";
+export type { FactoredInit } from "./convert/factored.ts";
+export type { OutputDType } from "./convert/merged.ts";
+
+export { compare, cutWindows, evaluate } from "./evaluate/evaluate.ts";
+export type { Comparison, Evaluation, EvaluationOptions } from "./evaluate/evaluate.ts";
+
+export { generate } from "./generate/generate.ts";
+export type { GeneratedPiece, GenerateOptions, GenerationStatistics } from "./generate/generate.ts";
+export type { SamplingOptions } from "./generate/sampling.ts";
+
+export { blobFolder, FileError, readJson } from "./checkpoint/folder.ts";
+export type { ByteSource, Folder } from "./checkpoint/folder.ts";
+export { memoryOutput } from "./checkpoint/output.ts";
+export type { ByteSink, MemoryOutput, OutputFolder } from "./checkpoint/output.ts";
+export { openSafetensors } from "./checkpoint/safetensors.ts";
+export { openCheckpoint } from "./checkpoint/shards.ts";
+export { memoryTensors } from "./checkpoint/tensors.ts";
+export type { TensorInfo, TensorSource, TensorValues } from "./checkpoint/tensors.ts";
+export { createCheckpoint } from "./checkpoint/write.ts";
+export type { CheckpointOptions, CheckpointWriter } from "./checkpoint/write.ts";
+export type { StoredDType } from "./checkpoint/elements.ts";
+export type { ChatMessage, ChatTemplate } from "./text/chat.ts";
+export type { Tokenizer } from "./text/tokenizer.ts";

@@ -1,0 +1,48 @@
+import { katexMarkdown } from "./scripts/typedoc-katex.js";
+
+/** @type {Partial<import("typedoc").TypeDocOptions>} */
+export default {
+  name: "transmla",
+  entryPointStrategy: "packages",
+  entryPoints: ["packages/*"],
+  packageOptions: {
+    entryPoints: ["src/index.ts"],
+    excludeInternal: true,
+    excludePrivate: true,
+    readme: "README.md",
+    includeVersion: true,
+    disableSources: true,
+  },
+  packagesRequiringDocumentation: ["@transmla/core", "@transmla/backend-cpu", "transmla"],
+  requiredToBeDocumented: [
+    "Enum",
+    "EnumMember",
+    "Variable",
+    "Function",
+    "Class",
+    "Interface",
+    "Property",
+    "Method",
+    "Accessor",
+    "TypeAlias",
+  ],
+  projectDocuments: ["docs/*.md"],
+  navigation: { includeCategories: false, includeGroups: false, includeFolders: true },
+  router: "structure",
+  readme: "README.md",
+  out: "docs-out",
+  plugin: ["./scripts/typedoc-katex.js", "typedoc-plugin-coverage", "typedoc-plugin-mdn-links"],
+  markdownItLoader: katexMarkdown,
+  highlightLanguages: ["bash", "typescript", "json", "console"],
+  searchInComments: true,
+  searchInDocuments: true,
+  validation: {
+    notExported: true,
+    invalidLink: true,
+    rewrittenLink: true,
+    notDocumented: true,
+    unusedMergeModuleWith: true,
+  },
+  treatWarningsAsErrors: true,
+  treatValidationWarningsAsErrors: true,
+};
