@@ -52,12 +52,14 @@ export async function readAssets(folder: Folder, config: HuggingFaceConfig): Pro
     : undefined;
   const template = selectChatTemplate(tokenizerConfig, jinja);
   const defaults = new Fields(generation, `${folder.path}/generation_config.json`);
+  const tokenizer =
+    tokenizerJson === undefined
+      ? undefined
+      : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`);
   return {
-    tokenizer:
-      tokenizerJson === undefined
-        ? undefined
-        : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`),
-    chatTemplate: template === undefined ? undefined : parseChatTemplate(template, tokenizerConfig),
+    tokenizer,
+    chatTemplate:
+      template === undefined ? undefined : parseChatTemplate(template, tokenizer?.specialTokens),
     endTokens: [defaults.raw("eos_token_id") ?? config["eos_token_id"] ?? []]
       .flat()
       .filter((id): id is number => typeof id === "number"),

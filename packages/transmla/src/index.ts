@@ -30,7 +30,10 @@ export type { Comparison, Evaluation, EvaluationOptions } from "./evaluate/evalu
 
 export { generate } from "./generate/generate.ts";
 export type { GeneratedPiece, GenerateOptions, GenerationStatistics } from "./generate/generate.ts";
-export type { SamplingOptions } from "./generate/sampling.ts";
+export { createSampler } from "./generate/sampling.ts";
+export type { Sampler, SamplingOptions } from "./generate/sampling.ts";
+export { createRandom } from "./generate/random.ts";
+export { createStopMatcher, type StopMatcher } from "./generate/stop.ts";
 
 export { blobFolder, FileError, readJson } from "./checkpoint/folder.ts";
 export type { ByteSource, Folder } from "./checkpoint/folder.ts";
@@ -43,5 +46,13 @@ export type { TensorInfo, TensorSource, TensorValues } from "./checkpoint/tensor
 export { createCheckpoint } from "./checkpoint/write.ts";
 export type { CheckpointOptions, CheckpointWriter } from "./checkpoint/write.ts";
 export type { StoredDType } from "./checkpoint/elements.ts";
-export type { ChatMessage, ChatTemplate } from "./text/chat.ts";
-export type { Tokenizer } from "./text/tokenizer.ts";
+export { parseChatTemplate, selectChatTemplate } from "./text/chat.ts";
+export type {
+  ChatMessage,
+  ChatRenderOptions,
+  ChatTemplate,
+  ChatTemplateOptions,
+} from "./text/chat.ts";
+export { createTextStream, type TextStream } from "./text/stream.ts";
+export { parseTokenizer } from "./text/tokenizer.ts";
+export type { DecodeOptions, EncodeOptions, SpecialTokens, Tokenizer } from "./text/tokenizer.ts";

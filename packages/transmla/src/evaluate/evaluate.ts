@@ -23,7 +23,7 @@ export interface WindowOptions {
 export function cutWindows(
   ids: readonly number[],
   window: number,
-  maxWindows = Number.POSITIVE_INFINITY,
+  maxWindows: number = Number.POSITIVE_INFINITY,
 ): number[][] {
   if (!Number.isInteger(window) || window < 2)
     fail(ArgumentError, "evaluate", `window ${window} must be at least 2`);
@@ -50,14 +50,14 @@ export interface Evaluation {
 export interface Comparison {
   /** The largest absolute difference of a logit. */
   readonly maxLogitDifference: number;
-  /** Mean over positions of KL(a || b), in nats. */
+  /** Mean over positions of KL(reference || other), in nats. */
   readonly meanKl: number;
   /** The share of positions at which both models prefer the same token. */
   readonly topAgreement: number;
   /** Positions compared. */
   readonly positions: number;
   /** Perplexity of each model on the same windows. */
-  readonly perplexity: readonly [a: number, b: number];
+  readonly perplexity: readonly [reference: number, other: number];
 }
 
 /** Choices of {@link evaluate} and {@link compare}. */
@@ -139,80 +139,88 @@ export async function evaluate(
 }
 
 /**
- * Compares the predictions of two models on the same tokens.
+ * Compares the predictions of models with those of a reference on the same tokens.
  *
- * @param a - The reference.
- * @param b - The model under test, of the same vocabulary.
+ * @param reference - The reference; it runs once for all.
+ * @param others - Models of the same vocabulary.
  * @param windows - Token ids, at least one window of two.
  * @param options - Progress and abort.
+ * @returns One comparison for each of the others.
  */
 export async function compare(
-  a: Model,
-  b: Model,
+  reference: Model,
+  others: readonly Model[],
   windows: readonly (readonly number[])[],
   options: EvaluationOptions = {},
-): Promise<Comparison> {
-  const vocab = a.config.vocabSize;
-  if (b.config.vocabSize !== vocab) {
-    fail(
-      ArgumentError,
-      "compare",
-      `the vocabularies have ${vocab} and ${b.config.vocabSize} tokens`,
-    );
+): Promise<Comparison[]> {
+  const vocab = reference.config.vocabSize;
+  for (const { config } of others) {
+    if (config.vocabSize === vocab) continue;
+    fail(ArgumentError, "compare", `the vocabularies have ${vocab} and ${config.vocabSize} tokens`);
   }
   requireWindows(windows);
-  const sums = {
-    difference: 0,
-    kl: 0,
-    agree: 0,
-    positions: 0,
-    tokens: 0,
-    loss: [0, 0] as [number, number],
-  };
+  const meters = others.map(() => new ComparisonMeter());
   for (const [n, window] of windows.entries()) {
-    for await (const { start, ids, logits } of chunkLogits([a, b], window, options.signal)) {
-      const [p, q] = logits as [Float32Array, Float32Array];
+    const chunks = chunkLogits([reference, ...others], window, options.signal);
+    for await (const { start, ids, logits } of chunks) {
+      const [expected, ...found] = logits as [Float32Array, ...Float32Array[]];
       for (let t = 0; t < ids.length; t++) {
-        const row = t * vocab;
-        const norms = [logNorm(p, row, vocab), logNorm(q, row, vocab)] as const;
-        accumulateRow(sums, p.subarray(row, row + vocab), q.subarray(row, row + vocab), norms);
-        const next = window[start + t + 1];
-        if (next === undefined) continue;
-        sums.tokens++;
-        sums.loss[0] += norms[0] - p[row + next]!;
-        sums.loss[1] += norms[1] - q[row + next]!;
+        const row = expected.subarray(t * vocab, (t + 1) * vocab);
+        const norm = logNorm(expected, t * vocab, vocab);
+        found.forEach((all, i) => {
+          const other = all.subarray(t * vocab, (t + 1) * vocab);
+          meters[i]!.add(row, norm, other, logNorm(all, t * vocab, vocab), window[start + t + 1]);
+        });
       }
     }
     options.onProgress?.(n + 1, windows.length);
   }
-  return {
-    maxLogitDifference: sums.difference,
-    meanKl: sums.kl / sums.positions,
-    topAgreement: sums.agree / sums.positions,
-    positions: sums.positions,
-    perplexity: [Math.exp(sums.loss[0] / sums.tokens), Math.exp(sums.loss[1] / sums.tokens)],
-  };
+  return meters.map((meter) => meter.comparison());
 }
 
-function accumulateRow(
-  sums: { difference: number; kl: number; agree: number; positions: number },
-  p: Float32Array,
-  q: Float32Array,
-  norms: readonly [number, number],
-): void {
-  let kl = 0;
-  let [bestP, bestQ] = [0, 0];
-  for (let i = 0; i < p.length; i++) {
-    const difference = Math.abs(p[i]! - q[i]!);
-    if (difference > sums.difference || Number.isNaN(difference)) sums.difference = difference; // NaN stays
-    const logP = p[i]! - norms[0];
-    kl += Math.exp(logP) * (logP - (q[i]! - norms[1]));
-    if (p[i]! > p[bestP]!) bestP = i;
-    if (q[i]! > q[bestQ]!) bestQ = i;
+/** Accumulates what {@link compare} measures of one model. */
+class ComparisonMeter {
+  #difference = 0;
+  #kl = 0;
+  #agreements = 0;
+  #positions = 0;
+  #tokens = 0;
+  readonly #loss: [reference: number, other: number] = [0, 0];
+
+  /** Adds one position: logits and log-sum-exp of both models, and the token that came next, if any. */
+  add(
+    p: Float32Array,
+    normP: number,
+    q: Float32Array,
+    normQ: number,
+    next: number | undefined,
+  ): void {
+    let [bestP, bestQ] = [0, 0];
+    for (let i = 0; i < p.length; i++) {
+      const difference = Math.abs(p[i]! - q[i]!);
+      if (difference > this.#difference || Number.isNaN(difference)) this.#difference = difference; // NaN stays
+      const logP = p[i]! - normP;
+      this.#kl += Math.exp(logP) * (logP - (q[i]! - normQ));
+      if (p[i]! > p[bestP]!) bestP = i;
+      if (q[i]! > q[bestQ]!) bestQ = i;
+    }
+    this.#agreements += Number(bestP === bestQ);
+    this.#positions++;
+    if (next === undefined) return;
+    this.#tokens++;
+    this.#loss[0] += normP - p[next]!;
+    this.#loss[1] += normQ - q[next]!;
   }
-  sums.kl += kl;
-  sums.agree += Number(bestP === bestQ);
-  sums.positions++;
+
+  comparison(): Comparison {
+    return {
+      maxLogitDifference: this.#difference,
+      meanKl: this.#kl / this.#positions,
+      topAgreement: this.#agreements / this.#positions,
+      positions: this.#positions,
+      perplexity: [Math.exp(this.#loss[0] / this.#tokens), Math.exp(this.#loss[1] / this.#tokens)],
+    };
+  }
 }
 
 function requireWindows(windows: readonly (readonly number[])[]): void {

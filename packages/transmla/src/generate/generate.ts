@@ -79,7 +79,8 @@ export async function* generate(
   const promptTokens = ids.length;
   const maxTokens = checkLength(model, ids, options);
   const { contextLength } = model.config;
-  const cache = options.cache ?? model.createCache(Math.min(promptTokens + maxTokens, contextLength));
+  const cache =
+    options.cache ?? model.createCache(Math.min(promptTokens + maxTokens, contextLength));
   const text = new TextAssembler(model.assets.tokenizer, options.stop ?? []);
   const ends = new Set(options.ignoreEnd ? [] : model.assets.endTokens);
   const clock = new Clock();
@@ -104,7 +105,9 @@ export async function* generate(
       if (piece.stopped || last) break;
       logits = await nextLogits(model, [id], cache);
     }
-    options.onFinish?.(clock.statistics(reason, promptTokens, ids.length - promptTokens, cache.bytes));
+    options.onFinish?.(
+      clock.statistics(reason, promptTokens, ids.length - promptTokens, cache.bytes),
+    );
   } finally {
     if (!options.cache) cache[Symbol.dispose]();
   }

@@ -19,7 +19,7 @@ const methods: readonly { readonly name: string; readonly method: ConversionMeth
 ];
 
 /** Held-out tokens that the models are compared on. */
-const COMPARED_TOKENS = 1024;
+const COMPARED_TOKENS = 512;
 
 /** The main job on the bundled model: load, convert exactly, compare, generate. Needs no network. */
 export async function demo(context: CommandContext): Promise<number> {
@@ -36,57 +36,44 @@ export async function demo(context: CommandContext): Promise<number> {
   );
   const windows = cutWindows(ids.slice(0, COMPARED_TOKENS), config.contextLength);
   report.heading(`Conversions to latent attention, compared on ${COMPARED_TOKENS} held-out tokens`);
-  const rows: string[][] = [
-    [
-      "form",
-      "parameters",
-      "numbers per token and layer",
-      "max |Δlogit|",
-      "mean KL",
-      "top-1 agreement",
-    ],
-  ];
-  const row = (name: string, model: Model, ...figures: string[]): void => {
-    rows.push([
-      name,
-      formatCount(model.parameters),
-      String(cacheWidth(model.config.attention)),
-      ...figures,
-    ]);
-  };
-  row("original", original, "", "", "");
-  const results: Record<string, unknown>[] = [];
   const converted: Model[] = [];
   try {
-    for (const { name, method } of methods) {
-      const model = await convert(original, { ...method, signal });
-      converted.push(model);
-      const progress = report.progress(`comparing ${name}`);
-      const figures = await compare(original, model, windows, {
-        signal,
-        onProgress: (done, total) => progress({ done, total, unit: "windows" }),
-      });
-      row(
+    for (const { method } of methods)
+      converted.push(await convert(original, { ...method, signal }));
+    const progress = report.progress("comparing");
+    const comparisons = await compare(original, converted, windows, {
+      signal,
+      onProgress: (done, total) => progress({ done, total, unit: "windows" }),
+    });
+    const size = (model: Model): string[] => [
+      formatCount(model.parameters),
+      String(cacheWidth(model.config.attention)),
+    ];
+    const results = methods.map(({ name }, i) => ({ name, ...comparisons[i]! }));
+    report.table([
+      [
+        "form",
+        "parameters",
+        "numbers per token and layer",
+        "max |Δlogit|",
+        "mean KL",
+        "top-1 agreement",
+      ],
+      ["original", ...size(original), "", "", ""],
+      ...results.map(({ name, maxLogitDifference, meanKl, topAgreement }, i) => [
         name,
-        model,
-        formatSmall(figures.maxLogitDifference),
-        formatSmall(figures.meanKl),
-        `${(100 * figures.topAgreement).toFixed(2)} %`,
-      );
-      results.push({
-        name,
-        parameters: model.parameters,
-        cachedNumbers: cacheWidth(model.config.attention),
-        ...figures,
-      });
-    }
-    report.table(rows);
+        ...size(converted[i]!),
+        formatSmall(maxLogitDifference),
+        formatSmall(meanKl),
+        `${(100 * topAgreement).toFixed(2)} %`,
+      ]),
+    ]);
     const cache = cacheBytes(config, config.contextLength, 4);
     report.line(
       `These conversions are exact and keep the cache: ${formatBytes(cache)} for ${config.contextLength} tokens in f32.`,
     );
     const same = await sameText(original, converted.at(-1)!, context);
-    const equal = results.every((figures) => (figures["maxLogitDifference"] as number) <= 1e-4);
+    const equal = results.every(({ maxLogitDifference }) => maxLogitDifference <= 1e-4);
     report.result({ parameters: original.parameters, results, sameText: same });
     return same && equal ? 0 : 1;
   } finally {

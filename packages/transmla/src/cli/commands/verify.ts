@@ -20,10 +20,11 @@ export async function verify(
   using second = await openModel(b, context);
   const { windows, from } = await readWindows(first, options);
   const progress = report.progress("comparing");
-  const result = await compare(first, second, windows, {
+  const [result] = await compare(first, [second], windows, {
     signal,
     onProgress: (done, total) => progress({ done, total, unit: "windows" }),
   });
+  if (!result) throw new TypeError("verify: nothing was compared");
   const passed = result.maxLogitDifference <= options.tolerance;
   report.remark(from);
   report.line(`max |Δlogit|     ${formatSmall(result.maxLogitDifference)}`);
