@@ -123,7 +123,8 @@ export interface EighTensors {
  * @param a - Floats `[n, n]`, symmetric.
  */
 export async function eigh(a: Tensor): Promise<EighTensors> {
-  if (a.rank === 2 && a.shape[0] !== a.shape[1]) fail(ShapeError, "eigh", "the matrix must be square", a);
+  if (a.rank === 2 && a.shape[0] !== a.shape[1])
+    fail(ShapeError, "eigh", "the matrix must be square", a);
   const shapes = (n: number): Shape[] => [[n], [n, n]];
   const [values, vectors] = await factorise("eigh", a, shapes, (matrix) => {
     const { values, vectors } = hostEigh(matrix);

@@ -25,7 +25,7 @@ import type { Tensor } from "./tensor.ts";
 // in f32, which is the specification, the fallback and the test oracle in one.
 
 /** The meaning of every fused operation. */
-export const compositions: { readonly [K in keyof FusedOps]: Composition<Ops[K]> } = {
+const compositions: { readonly [K in keyof FusedOps]: Composition<Ops[K]> } = {
   softmax: ([x]) => {
     if (x!.shape.at(-1) === 0) return affine(x!, 1);
     const e = unary("exp", sub(x!, max(x!)));

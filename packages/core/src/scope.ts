@@ -69,7 +69,7 @@ function release(result: unknown, from: Set<Disposable>, to: Set<Disposable> | n
  * @param tensor - A tensor made inside a scope, this one or a surrounding one.
  * @returns The same tensor.
  */
-export function keep<T extends Disposable>(tensor: T): T {
+export function keep<T extends { dispose(): void }>(tensor: T): T {
   for (const owned of scopes) owned.delete(tensor);
   return tensor;
 }

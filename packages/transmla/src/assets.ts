@@ -7,6 +7,8 @@ import { parseTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 
 /** What belongs to a model besides its weights. */
 export interface ModelAssets {
+  /** The folder that the model was read from; absent for one that was made in memory. */
+  readonly path?: string;
   /** From `tokenizer.json`, if there is one. */
   readonly tokenizer: Tokenizer | undefined;
   /** From `chat_template.jinja` or `tokenizer_config.json`, if there is one. */
@@ -57,6 +59,7 @@ export async function readAssets(folder: Folder, config: HuggingFaceConfig): Pro
       ? undefined
       : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`);
   return {
+    path: folder.path,
     tokenizer,
     chatTemplate:
       template === undefined ? undefined : parseChatTemplate(template, tokenizer?.specialTokens),

@@ -78,7 +78,8 @@ export async function convert(model: Model, options: ConvertOptions): Promise<Mo
     for (const made of tensors.values()) made.dispose();
     throw error;
   }
-  return new Model(model.backend, conversion.config, tensors, model.assets);
+  const { path: _, ...assets } = model.assets; // the result is in no folder
+  return new Model(model.backend, conversion.config, tensors, assets);
 }
 
 /** The weights of a loaded model, read back one at a time. */

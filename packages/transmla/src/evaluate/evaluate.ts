@@ -5,14 +5,6 @@ import type { Model } from "../model/model.ts";
 /** How many tokens pass the model at a time: bounds the logits that are held, `[chunk, vocab]`. */
 const CHUNK = 128;
 
-/** How a text is cut into windows. */
-export interface WindowOptions {
-  /** Tokens in a window; the context length, at most 512, when absent. */
-  readonly window?: number | undefined;
-  /** The most windows; all when absent. */
-  readonly maxWindows?: number | undefined;
-}
-
 /**
  * Cuts token ids into consecutive windows that do not overlap. A last window of one token is dropped: it predicts nothing.
  *

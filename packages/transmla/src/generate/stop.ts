@@ -45,7 +45,7 @@ export function createStopMatcher(stops: readonly string[]): StopMatcher {
   function partial(): number {
     for (let i = Math.max(0, held.length - longest + 1); i < held.length; i++) {
       const end = held.slice(i);
-      if (stops.some((stop) => stop.length > end.length && stop.startsWith(end))) return i;
+      if (stops.some((stop) => stop.startsWith(end))) return i;
     }
     return held.length;
   }

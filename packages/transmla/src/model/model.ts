@@ -55,15 +55,15 @@ export class Model implements Disposable {
     this.huggingFaceConfig = json;
     this.assets = assets;
     try {
-      this.config = parseConfig(json);
-      const store = new NamedTensors(tensors);
+      this.config = parseConfig(json, `${assets.path ?? "model"}/config.json`);
+      const store = new NamedTensors(tensors, assets.path);
       this.#weights = bindModel(store, this.config);
       const unused = store.unused().filter((name) => !recomputed.test(name));
       if (unused.length > 0) {
         const more = unused.length > 5 ? ` and ${unused.length - 5} more` : "";
         fail(
           FormatError,
-          "weights",
+          assets.path ?? "weights",
           `${unused.slice(0, 5).join(", ")}${more} not used by a ${this.config.family} model`,
         );
       }

@@ -9,11 +9,16 @@ import type { WeightStore } from "./weights.ts";
  */
 export class NamedTensors<T extends { readonly shape: Shape }> implements WeightStore<T> {
   readonly #tensors: ReadonlyMap<string, T>;
+  readonly #source: string;
   readonly #taken = new Set<string>();
 
-  /** @param tensors - The weights by name. */
-  constructor(tensors: ReadonlyMap<string, T>) {
+  /**
+   * @param tensors - The weights by name.
+   * @param source - Where they come from, for errors.
+   */
+  constructor(tensors: ReadonlyMap<string, T>, source = "weights") {
     this.#tensors = tensors;
+    this.#source = source;
   }
 
   has(name: string): boolean {
@@ -23,14 +28,14 @@ export class NamedTensors<T extends { readonly shape: Shape }> implements Weight
   take(name: string, shape: Shape): T {
     const found =
       this.#tensors.get(name) ??
-      fail(FormatError, "weights", `${name} [${shape.join(",")}] is missing`);
+      fail(FormatError, this.#source, `${name} [${shape.join(",")}] is missing`);
     if (
       found.shape.length !== shape.length ||
       found.shape.some((size, axis) => size !== shape[axis])
     ) {
       fail(
         FormatError,
-        "weights",
+        this.#source,
         `${name} must be [${shape.join(",")}], found [${found.shape.join(",")}]`,
       );
     }

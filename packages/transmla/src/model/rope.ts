@@ -9,7 +9,7 @@ import type { Fields } from "./fields.ts";
  * @param theta - The base, `rope_theta`.
  * @param dim - The rotated width; half as many frequencies.
  */
-export function defaultFrequencies(theta: number, dim: number): number[] {
+function defaultFrequencies(theta: number, dim: number): number[] {
   return Array.from({ length: dim / 2 }, (_, i) => theta ** ((-2 * i) / dim));
 }
 

@@ -77,7 +77,7 @@ export function forward(
 }
 
 /** One layer: attention and feed-forward, each on the normalised residual stream and added to it. */
-export function decoderLayer(
+function decoderLayer(
   x: Tensor,
   w: LayerWeights<Tensor>,
   config: ModelConfig,

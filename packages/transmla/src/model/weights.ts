@@ -120,7 +120,7 @@ export function bindModel<T>(store: WeightStore<T>, config: ModelConfig): ModelW
  * @param config - The model.
  * @param layer - Which layer, from 0.
  */
-export function bindLayer<T>(
+function bindLayer<T>(
   store: WeightStore<T>,
   config: ModelConfig,
   layer: number,

@@ -91,7 +91,7 @@ test("a weight of another shape", async () => {
   await expectError(
     await generate("--prompt", "x"),
     1,
-    "weights: model.layers.0.mlp.gate_proj.weight must be [500,192], found [512,192]",
+    "DIR/model: model.layers.0.mlp.gate_proj.weight must be [500,192], found [512,192]",
   );
 });
 

@@ -1,0 +1,204 @@
+import { ArgumentError, BackendError, fail, StateError, type MemoryCount } from "@transmla/core";
+
+import { Allocator, type Block } from "./allocator.ts";
+import { webAssembly, type WebAssemblyMemory } from "./webassembly.ts";
+
+/** The unit of WebAssembly memories, in bytes. */
+const PAGE = 65_536;
+
+/** What 32-bit addresses reach: 65,536 pages. */
+export const ADDRESS_SPACE: number = 2 ** 32;
+
+/** The memory grows by half of itself, but by no more than this at once. */
+const LARGEST_STEP = 2 ** 28;
+
+/** A range of the backend's memory, in bytes. */
+export interface CpuBuffer {
+  /** The first byte: a multiple of 64. */
+  readonly byteOffset: number;
+  /** How many bytes were asked for. */
+  readonly byteLength: number;
+}
+
+/**
+ * One WebAssembly memory, the buffers in it, and typed arrays over all of it.
+ *
+ * Growth detaches typed arrays: kernels take `f32` and the like after their last call of {@link scratch}.
+ */
+export class Memory {
+  /** The whole memory as f32. */
+  f32: Float32Array = new Float32Array(0);
+  /** The whole memory as i32. */
+  i32: Int32Array = new Int32Array(0);
+  /** The whole memory as u32. */
+  u32: Uint32Array = new Uint32Array(0);
+  /** The whole memory as u16: the bits of f16 and bf16. */
+  u16: Uint16Array = new Uint16Array(0);
+
+  readonly #limit: number;
+  readonly #allocator = new Allocator();
+  readonly #blocks = new Map<CpuBuffer, Block | null>();
+  readonly #scratch: Block[] = [];
+  #liveBytes = 0;
+  #memory: WebAssemblyMemory | null;
+
+  /** @param maxBytes - How far the memory may grow, in bytes: from 64 KiB to 4 GiB, rounded down to whole pages. */
+  constructor(maxBytes: number) {
+    if (!(maxBytes >= PAGE && maxBytes <= ADDRESS_SPACE)) {
+      fail(
+        ArgumentError,
+        "cpuBackend",
+        `maxBytes ${maxBytes} is not from ${PAGE} to ${ADDRESS_SPACE}`,
+      );
+    }
+    this.#limit = Math.floor(maxBytes / PAGE) * PAGE;
+    this.#memory = new webAssembly.Memory({ initial: 1, maximum: this.#limit / PAGE });
+    this.#allocator.extend(PAGE);
+    this.#refresh(this.#memory.buffer);
+  }
+
+  /** Buffers that are live, and their bytes as requested. Scratch is not counted. */
+  get count(): MemoryCount {
+    return { buffers: this.#blocks.size, bytes: this.#liveBytes };
+  }
+
+  /**
+   * Reserves uninitialised memory.
+   *
+   * @param bytes - How many; may be 0.
+   */
+  allocate(bytes: number): CpuBuffer {
+    this.requireOpen("allocate");
+    const block = bytes === 0 ? null : this.#reserve(bytes);
+    const buffer: CpuBuffer = { byteOffset: block?.offset ?? 0, byteLength: bytes };
+    this.#blocks.set(buffer, block);
+    this.#liveBytes += bytes;
+    return buffer;
+  }
+
+  /**
+   * Gives a buffer back.
+   *
+   * @param buffer - What {@link allocate} returned. Releasing it twice throws a `StateError`.
+   */
+  release(buffer: CpuBuffer): void {
+    this.#requireLive("release", buffer);
+    const block = this.#blocks.get(buffer);
+    if (block) this.#allocator.release(block);
+    this.#blocks.delete(buffer);
+    this.#liveBytes -= buffer.byteLength;
+  }
+
+  /**
+   * A view of bytes of a buffer, valid until the memory grows.
+   *
+   * @param operation - For the message of the error when the range or the buffer is not valid.
+   * @param buffer - A live buffer.
+   * @param start - The first byte, counted from the start of the buffer.
+   * @param length - How many.
+   */
+  bytes(operation: string, buffer: CpuBuffer, start: number, length: number): Uint8Array {
+    const memory = this.#requireLive(operation, buffer);
+    if (length === 0) return new Uint8Array(0);
+    if (!(start >= 0 && length > 0 && start + length <= buffer.byteLength)) {
+      const range = `bytes ${start}..${start + length}`;
+      fail(ArgumentError, operation, `${range} are not inside a buffer of ${buffer.byteLength}`);
+    }
+    return new Uint8Array(memory.buffer, buffer.byteOffset + start, length);
+  }
+
+  /**
+   * Memory for a kernel until {@link releaseScratch}; not counted as live.
+   *
+   * @param elements - How many elements of 4 bytes.
+   * @returns The index of the first one in `f32`, `i32` and `u32`.
+   */
+  scratch(elements: number): number {
+    if (elements === 0) return 0;
+    const block = this.#reserve(elements * 4);
+    this.#scratch.push(block);
+    return block.offset / 4;
+  }
+
+  /** Gives all scratch back. */
+  releaseScratch(): void {
+    for (const block of this.#scratch) this.#allocator.release(block);
+    this.#scratch.length = 0;
+  }
+
+  /**
+   * Throws a `StateError` after {@link dispose}.
+   *
+   * @param operation - For the message.
+   */
+  requireOpen(operation: string): WebAssemblyMemory {
+    return this.#memory ?? fail(StateError, operation, "the cpu backend was disposed of");
+  }
+
+  /** Drops the memory. Buffers in it are gone. */
+  dispose(): void {
+    this.#memory = null;
+    this.#blocks.clear();
+    this.#liveBytes = 0;
+    this.#refresh(new ArrayBuffer(0));
+  }
+
+  #requireLive(operation: string, buffer: CpuBuffer): WebAssemblyMemory {
+    const memory = this.requireOpen(operation);
+    if (!this.#blocks.has(buffer)) {
+      fail(
+        StateError,
+        operation,
+        "the buffer is not live on this backend: it was released before, or is another backend's",
+      );
+    }
+    return memory;
+  }
+
+  #reserve(bytes: number): Block {
+    const memory = this.requireOpen("allocate");
+    const block = this.#allocator.allocate(bytes);
+    if (block) return block;
+    this.#grow(memory, bytes);
+    return this.#allocator.allocate(bytes)!;
+  }
+
+  /** Grows so that the free bytes at the end hold a block. */
+  #grow(memory: WebAssemblyMemory, bytes: number): void {
+    const size = memory.buffer.byteLength;
+    const needed = Math.ceil((bytes - this.#allocator.freeAtEnd) / PAGE);
+    const room = (this.#limit - size) / PAGE;
+    const generous = Math.ceil(Math.min(size / 2, LARGEST_STEP) / PAGE);
+    const grown =
+      needed <= room &&
+      (tryGrow(memory, Math.min(Math.max(needed, generous), room)) || tryGrow(memory, needed));
+    if (!grown) {
+      const { buffers, bytes: live } = this.count;
+      const limit =
+        needed > room ? `the limit is ${this.#limit}` : `the engine refused to grow beyond ${size}`;
+      fail(
+        BackendError,
+        "allocate",
+        `no room for ${bytes} bytes beside ${live} live bytes in ${buffers} buffers: ${limit}`,
+      );
+    }
+    this.#allocator.extend(memory.buffer.byteLength - size);
+    this.#refresh(memory.buffer);
+  }
+
+  #refresh(buffer: ArrayBuffer): void {
+    this.f32 = new Float32Array(buffer);
+    this.i32 = new Int32Array(buffer);
+    this.u32 = new Uint32Array(buffer);
+    this.u16 = new Uint16Array(buffer);
+  }
+}
+
+function tryGrow(memory: WebAssemblyMemory, pages: number): boolean {
+  try {
+    memory.grow(pages);
+    return true;
+  } catch {
+    return false; // a RangeError: the engine or the system has no more
+  }
+}

@@ -1,0 +1,94 @@
+import type { DType } from "@transmla/core";
+
+import { narrow, widen } from "../convert.ts";
+import { isHalf } from "../kernel.ts";
+import type { Memory } from "../memory.ts";
+
+/** A matrix of f32 in the memory, with any steps. */
+export interface Matrix {
+  /** The index of the first element. */
+  readonly at: number;
+  /** How many rows. */
+  readonly rows: number;
+  /** How many columns. */
+  readonly columns: number;
+  /** From one row to the next, in elements. */
+  readonly rowStep: number;
+  /** From one column to the next, in elements. */
+  readonly columnStep: number;
+}
+
+/**
+ * The same elements with rows and columns exchanged.
+ *
+ * @param x - A matrix.
+ */
+export function transposed(x: Matrix): Matrix {
+  const { at, rows, columns, rowStep, columnStep } = x;
+  return { at, rows: columns, columns: rows, rowStep: columnStep, columnStep: rowStep };
+}
+
+/**
+ * A part of a matrix.
+ *
+ * @param x - A matrix.
+ * @param row - The first row.
+ * @param rows - How many rows.
+ * @param column - The first column.
+ * @param columns - How many columns.
+ */
+export function part<M extends Matrix>(
+  x: M,
+  row: number,
+  rows: number,
+  column: number,
+  columns: number,
+): M {
+  return { ...x, at: x.at + row * x.rowStep + column * x.columnStep, rows, columns };
+}
+
+/** A matrix of floats of any dtype; its index and steps count elements of that dtype. */
+export interface StoredMatrix extends Matrix {
+  /** The element type. */
+  readonly dtype: DType;
+}
+
+/**
+ * A matrix as f32: itself, or a widened copy that keeps the order of storage.
+ *
+ * @param memory - Where it lies.
+ * @param x - Floats.
+ * @param scratch - Where a copy may be put: `rows * columns` elements of f32.
+ */
+export function asFloatMatrix(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
+  const { dtype, at, rows, columns, rowStep, columnStep } = x;
+  if (!isHalf(dtype)) return x;
+  if (columnStep <= rowStep) {
+    for (let i = 0; i < rows; i++) {
+      const from = { at: at + i * rowStep, step: columnStep };
+      widen(memory, dtype, from, { at: scratch + i * columns, step: 1 }, columns);
+    }
+    return { at: scratch, rows, columns, rowStep: columns, columnStep: 1 };
+  }
+  for (let j = 0; j < columns; j++) {
+    const from = { at: at + j * columnStep, step: rowStep };
+    widen(memory, dtype, from, { at: scratch + j * rows, step: 1 }, rows);
+  }
+  return { at: scratch, rows, columns, rowStep: 1, columnStep: rows };
+}
+
+/**
+ * Writes a matrix of f32 into one of 16-bit floats of the same size, rounding once.
+ *
+ * @param memory - Where both lie.
+ * @param from - What is rounded.
+ * @param to - Where it goes.
+ */
+export function narrowMatrix(memory: Memory, from: Matrix, to: StoredMatrix): void {
+  if (!isHalf(to.dtype)) return;
+  for (let i = 0; i < from.rows; i++) {
+    const source = { at: from.at + i * from.rowStep, step: from.columnStep };
+    const target = { at: to.at + i * to.rowStep, step: to.columnStep };
+    narrow(memory, to.dtype, source, target, from.columns);
+  }
+}

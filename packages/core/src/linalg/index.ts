@@ -1,0 +1,13 @@
+export type { Blas, Block, LinalgOptions } from "./blas.ts";
+export { plainBlas } from "./blas.ts";
+export { cholesky, solve } from "./cholesky.ts";
+export type { Eigh } from "./eigh.ts";
+export { eigh } from "./eigh.ts";
+export type { EighHermitian } from "./hermitian.ts";
+export { eighHermitian } from "./hermitian.ts";
+export type { Matrix } from "./matrix.ts";
+export { fromRows, identity, matrix, multiply, transpose } from "./matrix.ts";
+export type { Qr } from "./qr.ts";
+export { qr } from "./qr.ts";
+export type { Svd } from "./svd.ts";
+export { svd } from "./svd.ts";
