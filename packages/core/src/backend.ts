@@ -63,22 +63,46 @@ export interface AttentionAttributes {
  * `out` is dense except for `copy`, where it may be any window.
  */
 export interface PrimitiveOps {
-  /** `out[..., i] = start + step * i`, no inputs. */
-  fill: { readonly start: number; readonly step: number };
-  /** `out = a`, converting dtypes; with `accumulate`, `out += a`. */
-  copy: { readonly accumulate?: boolean };
+  /** A ramp along the last axis, no inputs: `out[..., i] = start + step * i`. */
+  fill: {
+    /** The first value of each row. */
+    readonly start: number;
+    /** Added from one element of a row to the next. */
+    readonly step: number;
+  };
+  /** `out = a`, converting dtypes. */
+  copy: {
+    /** Adds to what is there: `out += a`. */
+    readonly accumulate?: boolean;
+  };
   /** `out = fn(scale * a + shift)`. */
-  unary: { readonly fn: UnaryFunction; readonly scale: number; readonly shift: number };
+  unary: {
+    /** The function. */
+    readonly fn: UnaryFunction;
+    /** A factor applied first. */
+    readonly scale: number;
+    /** A constant added next. */
+    readonly shift: number;
+  };
   /** `out = fn(a, b)`; both inputs have the shape of `out`. */
-  binary: { readonly fn: BinaryFunction };
+  binary: {
+    /** The function. */
+    readonly fn: BinaryFunction;
+  };
   /** `a[..., n] → [..., 1]`. */
-  reduce: { readonly fn: ReduceFunction };
+  reduce: {
+    /** The function. */
+    readonly fn: ReduceFunction;
+  };
   /** `a[..., m, k] · b[..., k, n] → [..., m, n]`, accumulated in f32 at least; `b` may have another float dtype. */
   matmul: object;
   /** `table[..., n, w], rows[..., k] → [..., k, w]`, `rows` of dtype i32 or u32. Rows outside the table give zeros. */
   gather: object;
   /** `a[..., n] → i32[..., k]`: indices of the k largest, largest first, lower index first among equals. */
-  topK: { readonly k: number };
+  topK: {
+    /** How many. */
+    readonly k: number;
+  };
 }
 
 /** Operations that a backend may implement; core composes them from primitives where it does not. */
@@ -86,13 +110,24 @@ export interface FusedOps {
   /** Softmax over the last axis. */
   softmax: object;
   /** `x / sqrt(mean(x²) + eps) * (weight + offset)` over the last axis. */
-  rmsNorm: { readonly eps: number; readonly offset: number };
+  rmsNorm: {
+    /** Added to the mean square. */
+    readonly eps: number;
+    /** Added to the weight: 1 for Gemma, else 0. */
+    readonly offset: number;
+  };
   /** Rotates pairs of `x[T, H, D]` by the angles whose cosines and sines are `cos[T, D/2]` and `sin[T, D/2]`. */
-  rope: { readonly interleaved: boolean };
+  rope: {
+    /** Pairs are (2i, 2i+1) when true, (i, i + D/2) when false. */
+    readonly interleaved: boolean;
+  };
   /** `q[T, H, Dk], k[S, G, Dk], v[S, G, Dv] → [T, H, Dv]`; query head h uses key head `floor(h / (H/G))`. */
   attention: AttentionAttributes;
   /** `fn(gate) * up`. */
-  gatedActivation: { readonly fn: GateFunction };
+  gatedActivation: {
+    /** The gate. */
+    readonly fn: GateFunction;
+  };
   /** `x[..., k, n]` or `x[..., 1, n]`, `weights[E, m, n]`, `ids[..., k] → [..., k, m]`: row i times expert `ids[i]` transposed. */
   expertMatmul: object;
 }

@@ -2,7 +2,7 @@ export * from "./backend.ts";
 export * from "./dtype.ts";
 export * from "./errors.ts";
 export * from "./shape.ts";
-export { scope, keep } from "./scope.ts";
+export { keep, scope, type Owned } from "./scope.ts";
 export { dense, empty, tensor, Tensor } from "./tensor.ts";
 export {
   add,

@@ -1,15 +1,16 @@
 import { ArgumentError, fail } from "./errors.ts";
 
-/** What a scope owns. */
-interface Disposable {
+/** What a scope owns: tensors, seen without their operations. */
+export interface Owned {
+  /** Frees it. */
   dispose(): void;
 }
 
 /** What each open scope owns, the innermost last. */
-const scopes: Set<Disposable>[] = [];
+const scopes: Set<Owned>[] = [];
 
 /** @internal Called by every new tensor: the innermost scope owns it. */
-export function adopt(owned: Disposable): void {
+export function adopt(owned: Owned): void {
   scopes.at(-1)?.add(owned);
 }
 
@@ -33,7 +34,7 @@ export function adopt(owned: Disposable): void {
  */
 export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T): T {
   const outer = scopes.at(-1) ?? null;
-  const mine = new Set<Disposable>();
+  const mine = new Set<Owned>();
   scopes.push(mine);
   try {
     const result: T = body();
@@ -54,9 +55,9 @@ export function scope<T>(body: () => T extends PromiseLike<unknown> ? never : T)
 }
 
 /** Moves what a result holds from one owner to the next. */
-function release(result: unknown, from: Set<Disposable>, to: Set<Disposable> | null): void {
+function release(result: unknown, from: Set<Owned>, to: Set<Owned> | null): void {
   if (typeof result !== "object" || result === null) return;
-  if (from.delete(result as Disposable)) to?.add(result as Disposable);
+  if (from.delete(result as Owned)) to?.add(result as Owned);
   else if (Array.isArray(result)) for (const item of result) release(item, from, to);
   else if (Object.getPrototypeOf(result) === Object.prototype) {
     for (const item of Object.values(result)) release(item, from, to);
@@ -69,7 +70,7 @@ function release(result: unknown, from: Set<Disposable>, to: Set<Disposable> | n
  * @param tensor - A tensor made inside a scope, this one or a surrounding one.
  * @returns The same tensor.
  */
-export function keep<T extends { dispose(): void }>(tensor: T): T {
+export function keep<T extends Owned>(tensor: T): T {
   for (const owned of scopes) owned.delete(tensor);
   return tensor;
 }

@@ -1,5 +1,5 @@
 export { bundledModel } from "./bundled.ts";
-export { loadModel, readConfig, type LoadOptions, type Progress } from "./load.ts";
+export { loadModel, readConfig, type LoadOptions, type Progress, type ReadConfig } from "./load.ts";
 export type { ModelAssets } from "./assets.ts";
 
 export type {
@@ -33,7 +33,7 @@ export type { GeneratedPiece, GenerateOptions, GenerationStatistics } from "./ge
 export { createSampler } from "./generate/sampling.ts";
 export type { Sampler, SamplingOptions } from "./generate/sampling.ts";
 export { createRandom } from "./generate/random.ts";
-export { createStopMatcher, type StopMatcher } from "./generate/stop.ts";
+export { createStopMatcher, type StopMatch, type StopMatcher } from "./generate/stop.ts";
 
 export { blobFolder, FileError, readJson } from "./checkpoint/folder.ts";
 export type { ByteSource, Folder } from "./checkpoint/folder.ts";

@@ -42,15 +42,20 @@ export async function asFolder(from: string | Folder): Promise<Folder> {
   return diskFolder(from);
 }
 
+/** A configuration as it is stored and as it is understood. */
+export interface ReadConfig {
+  /** The parsed `config.json`. */
+  readonly json: HuggingFaceConfig;
+  /** What this library makes of it. */
+  readonly config: ModelConfig;
+}
+
 /**
  * Reads the configuration of a model without its weights.
  *
  * @param folder - The model.
- * @returns The parsed `config.json`, and what this library makes of it.
  */
-export async function readConfig(
-  folder: Folder,
-): Promise<{ json: HuggingFaceConfig; config: ModelConfig }> {
+export async function readConfig(folder: Folder): Promise<ReadConfig> {
   const json = await readJson(folder, "config.json", MAX_CONFIG_BYTES);
   const config = parseConfig(json, `${folder.path}/config.json`);
   return { json: json as HuggingFaceConfig, config };

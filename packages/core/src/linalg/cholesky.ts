@@ -70,8 +70,8 @@ function eliminateRow(
 
 /**
  * Solves `a x = b` for a symmetric positive definite `a` by its Cholesky factor, all columns of `b` at
- * once (Golub & Van Loan, Matrix Computations, 4th edition, 3.1 and 4.2). For the normal equations of a ridge
- * problem, add the ridge to the diagonal first: a rank-deficient `a` is an error.
+ * once (Golub & Van Loan, Matrix Computations, 4th edition, 3.1 and 4.2). For the normal equations of
+ * a ridge problem, add the ridge to the diagonal first: a rank-deficient `a` is an error.
  *
  * @param a - Symmetric positive definite, `[n, n]`; only its lower triangle is read.
  * @param b - Right-hand sides as columns, `[n, k]`.

@@ -18,9 +18,9 @@ export interface Eigh {
 /**
  * Computes all eigenvalues and orthonormal eigenvectors of a real symmetric matrix: Householder
  * reduction to tridiagonal form, divide and conquer, back-transformation (Golub & Van Loan, Matrix
- * Computations, 4th edition, 8.3 and 8.4; LAPACK `dsyevd`). Residual and loss of orthogonality are a small multiple of
- * the unit roundoff times the largest eigenvalue. The entry of largest magnitude of each vector is
- * positive; of several within a relative 1e-9, the first.
+ * Computations, 4th edition, 8.3 and 8.4; LAPACK `dsyevd`). Errors of the values are of the order of
+ * the unit roundoff times the largest magnitude among them. The entry of largest magnitude of each
+ * vector is positive; of several within a relative 1e-9, the first.
  *
  * @param a - Square; only its lower triangle is read. It is not changed.
  * @param options - The kernels.

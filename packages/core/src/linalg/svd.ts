@@ -23,9 +23,10 @@ export interface Svd {
 const TALL = 1.6;
 
 /**
- * Computes the thin singular value decomposition of a matrix of any shape and rank: QR when it is tall,
- * Householder reduction to bidiagonal form, divide and conquer, back-transformation (Golub & Van Loan,
- * Matrix Computations, 4th edition, 8.6; LAPACK `dgesdd`). It never forms aᵀa. The columns of `u` and of `v` are
+ * Computes the thin singular value decomposition of a matrix of any shape and rank: QR when it is
+ * tall, Householder reduction to bidiagonal form, divide and conquer, back-transformation (Golub & Van
+ * Loan, Matrix Computations, 4th edition, 8.6; LAPACK `dgesdd`). It never forms aᵀa: errors of the
+ * values are of the order of the unit roundoff times the largest. The columns of `u` and of `v` are
  * orthonormal to working precision, those of zero singular values included. The entry of largest
  * magnitude of each column of `u` is positive; of several within a relative 1e-9, the first.
  *

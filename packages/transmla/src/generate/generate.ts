@@ -5,7 +5,7 @@ import type { Model } from "../model/model.ts";
 import { createTextStream, type TextStream } from "../text/stream.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { createSampler, type SamplingOptions } from "./sampling.ts";
-import { createStopMatcher, type StopMatcher } from "./stop.ts";
+import { createStopMatcher, type StopMatch, type StopMatcher } from "./stop.ts";
 
 /** How many prompt tokens pass the model at a time, so that an abort is noticed. */
 const PREFILL_CHUNK = 512;
@@ -124,7 +124,7 @@ class TextAssembler {
   }
 
   /** The text that a token makes certain; after the last token, all that was held back as well. */
-  push(id: number, last: boolean): { readonly text: string; readonly stopped: boolean } {
+  push(id: number, last: boolean): StopMatch {
     const matched = this.#matcher.push(this.#stream?.push(id) ?? "");
     if (!last || matched.stopped) return matched;
     return { text: matched.text + this.end(), stopped: false };

@@ -1,14 +1,22 @@
 import { ArgumentError, fail } from "@transmla/core";
 
+/** What a piece of text has made certain. */
+export interface StopMatch {
+  /** The text that does not belong to a stop text. */
+  readonly text: string;
+  /** Whether a stop text was found; nothing comes after that. */
+  readonly stopped: boolean;
+}
+
 /** Finds the first stop text in a text that comes in pieces. */
 export interface StopMatcher {
   /**
    * Takes the next piece.
    *
    * @param text - Any text, also none.
-   * @returns The text that is certain not to belong to a stop text, and whether one was found. Nothing comes after that.
+   * @returns The text that is certain not to belong to a stop text, and whether one was found.
    */
-  push(text: string): { readonly text: string; readonly stopped: boolean };
+  push(text: string): StopMatch;
   /**
    * Ends the text.
    *

@@ -32,6 +32,7 @@ export type AttentionConfig = GroupedAttention | FactoredAttention | LatentAtten
 
 /** Multi-head, grouped-query or multi-query attention: caches keys and values of each kv head. */
 export interface GroupedAttention {
+  /** Tells the forms apart. */
   readonly kind: "grouped";
   /** H: query heads. */
   readonly heads: number;
@@ -45,6 +46,7 @@ export interface GroupedAttention {
 
 /** TransMLA v1 (arXiv 2502.07864): keys and values of every query head from two cached latents, RoPE after the up-projection. */
 export interface FactoredAttention {
+  /** Tells the forms apart. */
   readonly kind: "factored";
   /** H: heads. */
   readonly heads: number;
@@ -60,6 +62,7 @@ export interface FactoredAttention {
 
 /** Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): caches one latent and one shared rope key. */
 export interface LatentAttention {
+  /** Tells the forms apart. */
   readonly kind: "latent";
   /** H: heads. */
   readonly heads: number;

@@ -101,7 +101,9 @@ export function readRope(
 
 /** Cosines and sines of every position, `[positions, d/2]` each. */
 export interface RopeTables {
+  /** Cosines, times the table scale. */
   readonly cos: Tensor;
+  /** Sines, times the table scale. */
   readonly sin: Tensor;
 }
 

@@ -120,11 +120,7 @@ export function bindModel<T>(store: WeightStore<T>, config: ModelConfig): ModelW
  * @param config - The model.
  * @param layer - Which layer, from 0.
  */
-function bindLayer<T>(
-  store: WeightStore<T>,
-  config: ModelConfig,
-  layer: number,
-): LayerWeights<T> {
+function bindLayer<T>(store: WeightStore<T>, config: ModelConfig, layer: number): LayerWeights<T> {
   const prefix = layerPrefix(layer);
   const { hiddenSize: hidden, intermediateSize: inner } = config;
   const mlp = (name: string, rows: number, cols: number): Linear<T> =>

@@ -52,7 +52,11 @@ interface Golden {
 /** The folder with another file in the place of `config.json`. */
 function withConfig(folder: Folder, config: string): Folder {
   const actual = (name: string): string => (name === "config.json" ? config : name);
-  return { path: folder.path, exists: (name) => folder.exists(actual(name)), open: (name) => folder.open(actual(name)) };
+  return {
+    path: folder.path,
+    exists: (name) => folder.exists(actual(name)),
+    open: (name) => folder.open(actual(name)),
+  };
 }
 
 function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
@@ -82,12 +86,16 @@ describe.skipIf(!hasShared("fixtures/models"))("golden values of Transformers", 
           logits: "all",
           onHidden: (_layer, x) => hidden.push(keep(x.slice(0, 0, ids.length))),
         });
-        expect(largestDifference(await logits.read(), await expected.numbers("logits"))).toBeLessThan(TOLERANCE);
+        expect(
+          largestDifference(await logits.read(), await expected.numbers("logits")),
+        ).toBeLessThan(TOLERANCE);
       }
       for (const [layer, x] of hidden.entries()) {
         const values = await x.read();
         x.dispose();
-        expect(largestDifference(values, await expected.numbers(`hidden.${layer}`))).toBeLessThan(TOLERANCE);
+        expect(largestDifference(values, await expected.numbers(`hidden.${layer}`))).toBeLessThan(
+          TOLERANCE,
+        );
       }
 
       const greedy: number[] = [];
@@ -117,7 +125,8 @@ describe("the bundled model", () => {
       using logits = model.forward(prompt.ids, cache);
       expect(largestDifference(await logits.read(), prompt.last_logits)).toBeLessThan(TOLERANCE);
       const greedy: number[] = [];
-      for await (const { id } of generate(model, prompt.ids, { maxTokens: 40, ignoreEnd: true })) greedy.push(id);
+      for await (const { id } of generate(model, prompt.ids, { maxTokens: 40, ignoreEnd: true }))
+        greedy.push(id);
       expect(greedy).toEqual(prompt.greedy_40_ids);
     }
   });

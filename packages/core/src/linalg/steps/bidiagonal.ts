@@ -78,10 +78,10 @@ function scaleVector(factor: number, x: Block): void {
   for (let i = x.offset; i < x.offset + x.rows; i++) x.data[i]! *= factor;
 }
 
-/** A small upper bidiagonal matrix B and the bases, rows as vectors, that its rotations are applied to. */
+/** A small upper bidiagonal matrix, and the bases, rows as vectors, that take part in its rotations. */
 export interface BidiagonalProblem {
   readonly d: Float64Array;
-  /** As long as `d`. Its last entry belongs to a further column when `right` has a row more than `left`. */
+  /** As long as `d`. When `right` has a row more than `left`, the last entry is in a column of its own. */
   readonly e: Float64Array;
   readonly left: Block;
   readonly right: Block;

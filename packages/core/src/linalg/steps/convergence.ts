@@ -10,9 +10,9 @@ export interface Subject {
 export const MAX_SWEEPS = 30;
 
 /**
- * What an algorithm may neglect in a matrix of this magnitude: 8 units of roundoff, as LAPACK `dlaed2`; an
- * iteration may stall at less. Whole matrices are scaled to about 1, so that below the absolute bound,
- * where squares begin to vanish, is nothing of interest.
+ * What an algorithm may neglect in a matrix of this magnitude: 8 units of roundoff, as LAPACK `dlaed2`;
+ * an iteration may stall at less. Whole matrices are scaled to about 1, so that nothing below the
+ * absolute bound, from where on squares begin to vanish, matters.
  */
 export function deflationTolerance(magnitude: number): number {
   return Math.max(4 * Number.EPSILON * magnitude, 2 ** -460);

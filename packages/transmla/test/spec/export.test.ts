@@ -1,0 +1,47 @@
+// The merged conversion as a whole: its checkpoint, run by code that knows nothing of it, gives the logits of the source.
+import { expect } from "vitest";
+
+import { relativeError, SINGLE } from "./errors.ts";
+import { converted, modelLogits, onBackend, sourceModel, sourceSizes } from "./models.ts";
+import { backendProperty, property } from "./property.ts";
+import { decoderLogits } from "./reference-decoder.ts";
+
+property(
+  {
+    id: "P39",
+    statement:
+      "DeepSeek-V3 with live norms, on the tensors and the config of a merged LLaMA, Mistral or Qwen2, gives the logits of the source",
+    tolerance: "1e-8 relative, f64: the norms of P38 cost s² ms(z) / 2 eps = 1.1e-10 ms(z) each",
+    runs: 30,
+  },
+  [sourceSizes],
+  async (size) => {
+    const source = sourceModel(size);
+    const merged = await converted(source, { method: "merged" });
+    const expected = decoderLogits(source.tokens, source.json, source.tensors);
+    const error = relativeError(
+      decoderLogits(merged.tokens, merged.json, merged.tensors),
+      expected,
+    );
+    expect(error).toBeLessThan(1e-8);
+  },
+);
+
+backendProperty(
+  {
+    id: "P39",
+    statement:
+      "the same checkpoint in the runtime of this library, absorbed and expanded, gives the logits of the source",
+    tolerance: "1e-4 relative, f32",
+  },
+  [sourceSizes],
+  async (backend, size) => {
+    const source = sourceModel(size);
+    const expected = decoderLogits(source.tokens, source.json, source.tensors);
+    using model = onBackend(backend, await converted(source, { method: "merged" }));
+    for (const latentForm of ["absorbed", "expanded"] as const) {
+      const logits = await modelLogits(model, [source.tokens], { latentForm });
+      expect(relativeError(logits, expected)).toBeLessThan(SINGLE);
+    }
+  },
+);

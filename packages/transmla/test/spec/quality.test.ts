@@ -1,0 +1,97 @@
+// What conversions do to the predictions of the bundled model, on text that no conversion has seen.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+import type { Backend } from "@transmla/core";
+import { expect } from "vitest";
+
+import { bundledModel } from "../../src/bundled.ts";
+import { convert } from "../../src/convert/convert.ts";
+import type { HostTensor } from "../../src/convert/host-tensor.ts";
+import { compare, cutWindows } from "../../src/evaluate/evaluate.ts";
+import { loadModel } from "../../src/load.ts";
+import type { Model } from "../../src/model/model.ts";
+import { converted, onBackend, type TinyModel } from "./models.ts";
+import { backendProperty } from "./property.ts";
+
+/** The bundled model and 192 tokens of its sample text in two windows. */
+async function bundled(
+  backend: Backend,
+): Promise<{ readonly model: Model; readonly windows: number[][] }> {
+  const model = await loadModel(bundledModel, { backend });
+  const text = readFileSync(join(bundledModel, "sample.txt"), "utf8").slice(0, 2000);
+  return { model, windows: cutWindows(model.assets.tokenizer!.encode(text), 96, 2) };
+}
+
+backendProperty(
+  {
+    id: "P45",
+    statement:
+      "the factored and the merged conversion of the bundled model leave its predictions as they are: KL(original, converted) = 0",
+    tolerance: "-1e-9 to 1e-6 nats on average, f32",
+  },
+  [],
+  async (backend) => {
+    const { model, windows } = await bundled(backend);
+    using original = model;
+    using identity = await convert(original, { method: "factored", init: "identity" });
+    using svd = await convert(original, { method: "factored", init: "svd" });
+    using merged = await convert(original, { method: "merged" });
+    for (const result of [identity, svd, merged]) {
+      const { meanKl, topAgreement } = await compare(original, result, windows);
+      expect(meanKl).toBeGreaterThanOrEqual(-1e-9);
+      expect(meanKl).toBeLessThanOrEqual(1e-6);
+      expect(topAgreement).toBeGreaterThan(0.99);
+    }
+  },
+);
+
+/** The first `rank` singular directions of a factored model. */
+function truncated({ json, tensors, tokens }: TinyModel, rank: number): TinyModel {
+  const cut = ([name, tensor]: readonly [string, HostTensor]): readonly [string, HostTensor] => {
+    const [rows, cols] = tensor.shape as [number, number];
+    if (/\.[kv]_a_proj\.weight$/.test(name)) {
+      return [name, { shape: [rank, cols], data: tensor.data.slice(0, rank * cols) }];
+    }
+    if (/\.[kv]_b_proj\.weight$/.test(name)) {
+      return [name, { shape: [rows, rank], data: tensor.data.filter((_, i) => i % cols < rank) }];
+    }
+    return [name, tensor];
+  };
+  const own = json["transmla"] as object;
+  return {
+    json: { ...json, transmla: { ...own, key_rank: rank, value_rank: rank } },
+    tensors: new Map([...tensors].map(cut)),
+    tokens,
+  };
+}
+
+backendProperty(
+  {
+    id: "P45",
+    statement:
+      "KL(original, converted) falls as the rank of a truncated factored model grows, to 0 at full rank",
+    tolerance: "mean over positions; at full rank -1e-9 to 1e-6 nats, f32",
+  },
+  [],
+  async (backend) => {
+    const { model, windows } = await bundled(backend);
+    using original = model;
+    const tensors = new Map<string, HostTensor>();
+    for (const [name, weight] of original.tensors) {
+      tensors.set(name, { shape: weight.shape, data: Float64Array.from(await weight.read()) });
+    }
+    const source = { json: original.huggingFaceConfig, tensors, tokens: [] };
+    const factored = await converted(source, { method: "factored", init: "svd" });
+
+    let smaller = Number.POSITIVE_INFINITY; // the divergence of the rank before
+    for (const rank of [32, 64, 96, 128]) {
+      using result = onBackend(backend, truncated(factored, rank));
+      const { meanKl } = await compare(original, result, windows);
+      expect(meanKl).toBeGreaterThanOrEqual(-1e-9);
+      expect(meanKl).toBeLessThan(smaller);
+      smaller = meanKl;
+    }
+    expect(smaller).toBeLessThanOrEqual(1e-6);
+  },
+);

@@ -1,0 +1,81 @@
+// Latent attention as the library runs it: its two forms, its cache, and the bytes of that cache.
+import { fc } from "@fast-check/vitest";
+import type { DType } from "@transmla/core";
+import { expect } from "vitest";
+
+import { relativeError, SINGLE } from "./errors.ts";
+import { latentSizes } from "./generators.ts";
+import { latentModel, modelLogits, onBackend } from "./models.ts";
+import { backendProperty } from "./property.ts";
+import { decoderLogits } from "./reference-decoder.ts";
+
+backendProperty(
+  {
+    id: "P6",
+    statement:
+      "absorbed and expanded latent attention give the same logits, those of the reference, for any weights",
+    tolerance: "1e-4 relative, f32",
+  },
+  [latentSizes],
+  async (backend, size) => {
+    const latent = latentModel(size);
+    const expected = decoderLogits(latent.tokens, latent.json, latent.tensors);
+    using model = onBackend(backend, latent);
+    const absorbed = await modelLogits(model, [latent.tokens], { latentForm: "absorbed" });
+    const expanded = await modelLogits(model, [latent.tokens], { latentForm: "expanded" });
+    expect(relativeError(absorbed, expected)).toBeLessThan(SINGLE);
+    expect(relativeError(expanded, expected)).toBeLessThan(SINGLE);
+  },
+);
+
+backendProperty(
+  {
+    id: "P6",
+    statement:
+      "decoding with the cache, token by token or in pieces, gives the logits of one pass at every position",
+    tolerance: "1e-4 relative, f32",
+  },
+  [latentSizes, fc.constantFrom("absorbed", "expanded"), fc.integer({ min: 1, max: 4 })],
+  async (backend, size, latentForm, split) => {
+    const latent = latentModel(size);
+    const { tokens } = latent;
+    using model = onBackend(backend, latent);
+    const whole = await modelLogits(model, [tokens], { latentForm });
+    const oneByOne = await modelLogits(
+      model,
+      tokens.map((token) => [token]),
+      { latentForm },
+    );
+    const inPieces = await modelLogits(model, [tokens.slice(0, split), tokens.slice(split)], {
+      latentForm,
+    });
+    expect(relativeError(oneByOne, whole)).toBeLessThan(SINGLE);
+    expect(relativeError(inPieces, whole)).toBeLessThan(SINGLE);
+  },
+);
+
+backendProperty(
+  {
+    id: "P7",
+    statement:
+      "a cache of T positions takes (r + d_r) L T numbers of its dtype and the rotation tables, and grows no more when tokens pass",
+    tolerance: "exact",
+  },
+  [latentSizes, fc.constantFrom<DType>("f32", "f16", "bf16")],
+  async (backend, size, dtype) => {
+    const latent = latentModel(size);
+    const { latentRank: r, ropeDim: dr, layers: L, tokens: T } = size;
+    using model = onBackend(backend, latent);
+    const before = backend.memory().bytes;
+    using cache = model.createCache(T, dtype);
+    const after = backend.memory().bytes;
+
+    expect(cache.bytes).toBe((r + dr) * L * T * (dtype === "f32" ? 4 : 2));
+    const tables = T * dr * 4; // cosines and sines of d_r / 2 pairs, f32
+    expect(after - before).toBe(cache.bytes + tables);
+
+    model.forward(latent.tokens, cache).dispose();
+    expect(cache.length).toBe(T);
+    expect(backend.memory().bytes).toBe(after);
+  },
+);
