@@ -31,8 +31,8 @@ export interface Qr {
  * @example
  * ```ts
  * import { fromRows, qr } from "@transmla/core/linalg";
- * const { q, r } = qr(fromRows([[0, 2], [3, 0]]));
- * console.log([...r.data]); // => [3, 0, 0, 2]
+ * const { q, r } = qr(fromRows([[0, 2], [3, 1]]));
+ * console.log(r.data.map((x) => Math.abs(x))); // => Float64Array.of(3, 1, 0, 2)
  * console.log([q.rows, q.cols]); // => [2, 2]
  * ```
  */

@@ -20,7 +20,7 @@ import { selectionTests } from "./conformance/selection.ts";
  *
  * @example
  * A test file of a backend package:
- * ```ts
+ * ```ts ignore
  * import { cpuBackend } from "@transmla/backend-cpu";
  * import { conformance } from "@transmla/core/testing";
  * conformance("cpu", () => cpuBackend());

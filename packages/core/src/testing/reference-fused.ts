@@ -88,7 +88,7 @@ export function rope(x: Elements, cos: Elements, sin: Elements, interleaved: boo
  * @param sizes - T and S.
  * @param attributes - The mask.
  */
-export function sees(
+function sees(
   query: number,
   key: number,
   { T, S }: { readonly T: number; readonly S: number },

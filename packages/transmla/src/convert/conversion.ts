@@ -12,7 +12,7 @@ import {
 } from "../model/weights.ts";
 import { factoredConfig, factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";
-import { mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
+import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
 
 /** Which conversion. */
 export type ConversionMethod =
@@ -157,11 +157,14 @@ function merged(
     );
   }
   const biased = names.some((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
-  const residual = residualScale(source.normEps);
+  // One epsilon in all norms is read alike by every version of Transformers. In bf16 the factor would round embeddings,
+  // o_proj and down_proj once more; the versions that exist keep 1e-6 in the latent norms whatever the others have.
+  const normEps = dtype === "f32" ? EPS : source.normEps;
+  const residual = dtype === "f32" ? residualScale(source.normEps) : 1;
   const inResidual = /^model\.embed_tokens\.weight$|\.down_proj\.weight$/;
   const tied = source.tiedEmbeddings || !weights.has("lm_head.weight");
   return {
-    config: mergedConfig(json, source, attention, biased),
+    config: mergedConfig(json, source, attention, biased, normEps),
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),

@@ -9,11 +9,11 @@ import { copyRows, range, scaled, zeros, type HostTensor } from "./host-tensor.t
 // the slot of its kv head and is zero elsewhere. This is multi-query attention, and absorbed MLA, with equal outputs.
 
 /** The epsilon of the latent norms in Transformers, and the `rms_norm_eps` that every consumer agrees on. */
-const EPS = 1e-6;
+export const EPS = 1e-6;
 
 /**
  * Factor of everything that passes a latent norm: so small that epsilon dominates the mean square, and the norm is the
- * constant 1/√eps. The relative error is s² ms(z) / (2 eps) ≤ 1e-8 for latents of rms up to 20. A power of two costs
+ * constant 1/√eps. The relative error is s² ms(z) / (2 eps) ≤ 5e-8 for latents of rms up to 20. A power of two costs
  * no mantissa bit; squares stay normal numbers in f32.
  */
 const LATENT_SCALE = 2 ** -26;
@@ -176,12 +176,14 @@ export function residualScale(eps: number): number {
  * @param config - The source as data.
  * @param c - Its attention.
  * @param biased - Whether any attention projection has a bias.
+ * @param normEps - Epsilon of the layer norms in the result: 1e-6 where the residual stream was rescaled.
  */
 export function mergedConfig(
   source: HuggingFaceConfig,
   config: ModelConfig,
   c: GroupedAttention,
   biased: boolean,
+  normEps: number = EPS,
 ): HuggingFaceConfig {
   const merged = c.kvHeads * c.headDim;
   const width = nopeDim(c) + merged;
@@ -217,7 +219,7 @@ export function mergedConfig(
     rope_scaling: rope,
     rope_parameters: { rope_theta: 1, ...rope },
     max_position_embeddings: config.contextLength,
-    rms_norm_eps: EPS,
+    rms_norm_eps: normEps,
     hidden_act: "silu",
     tie_word_embeddings: false,
     // All layers are dense; these fields of the expert layers must still be numbers.

@@ -59,7 +59,9 @@ const COMPONENTS = {
 export function readTokenizerJson(json: unknown, file: string): TokenizerJson {
   if (!isObject(json)) return fail(FormatError, file, "the file must be a JSON object");
   const component = (kind: keyof typeof COMPONENTS): Component | null =>
-    readComponent(kind, json[kind], file, kind, 0);
+    json[kind] === null || json[kind] === undefined
+      ? null
+      : readComponent(kind, json[kind], file, kind, 0);
   return {
     model: readModel(json["model"], file),
     added_tokens: readAddedTokens(json["added_tokens"] ?? [], file),
@@ -76,8 +78,7 @@ function readComponent(
   file: string,
   path: string,
   depth: number,
-): Component | null {
-  if (value === null || value === undefined) return null;
+): Component {
   if (!isObject(value))
     return fail(FormatError, file, `${path} must be an object, found ${show(value)}`);
   const { parts, types } = COMPONENTS[kind];

@@ -124,6 +124,9 @@ export function parseTokenizer(
   } catch (error) {
     return fail(FormatError, file, error instanceof Error ? error.message : String(error));
   }
+  if (inner.encode("", { add_special_tokens: true }).ids.includes(undefined)) {
+    fail(FormatError, file, "post_processor adds a token that the vocabulary does not have");
+  }
   if (inner.decoder) correctDecoder(inner.decoder, json.decoder!);
   const { vocab } = inner.model;
   return {

@@ -3,10 +3,15 @@ import { expect, test } from "vitest";
 
 import { bundledModel } from "../../src/bundled.ts";
 import { diskFolder } from "../../src/checkpoint/disk.ts";
-import { FileError } from "../../src/checkpoint/folder.ts";
-import { blobFolder } from "../../src/checkpoint/folder.ts";
+import {
+  blobFolder,
+  FileError,
+  type ByteSource,
+  type Folder,
+} from "../../src/checkpoint/folder.ts";
 import { memoryOutput, outputFolder, type OutputFolder } from "../../src/checkpoint/output.ts";
-import { convert, convertCheckpoint } from "../../src/convert/convert.ts";
+import { convert, convertCheckpoint, type ConversionReport } from "../../src/convert/convert.ts";
+import type { OutputDType } from "../../src/convert/merged.ts";
 import { loadModel } from "../../src/load.ts";
 
 const backend = await cpuBackend();
@@ -20,7 +25,7 @@ test("a checkpoint that is converted and loaded is the model that is converted i
     await convertCheckpoint(diskFolder(bundledModel), output, { method: "merged" });
     using loaded = await loadModel(blobFolder(output.files), { backend });
     expect(loaded.config).toEqual(inMemory.config);
-    expect([...loaded.tensors.keys()].sort()).toEqual([...inMemory.tensors.keys()].sort());
+    expect([...loaded.tensors.keys()].toSorted()).toEqual([...inMemory.tensors.keys()].toSorted());
     for (const [name, tensor] of loaded.tensors) {
       expect(await tensor.read()).toEqual(await inMemory.tensors.get(name)!.read());
     }
@@ -86,4 +91,28 @@ test("a converted model is not converted again", async () => {
   await expect(convert(merged, { method: "factored" })).rejects.toThrow(
     "convert: the model has latent attention already; only grouped attention can be converted",
   );
+});
+
+/** The bundled model with another epsilon in its norms. */
+function withEps(eps: number): Folder {
+  const folder = diskFolder(bundledModel);
+  const open = async (name: string): Promise<ByteSource> => {
+    const source = await folder.open(name);
+    if (name !== "config.json") return source;
+    const text = new TextDecoder().decode(await source.read(0, source.size));
+    await source.close();
+    const config = JSON.stringify({ ...JSON.parse(text), rms_norm_eps: eps });
+    return blobFolder(new Map([[name, new Blob([config])]])).open(name);
+  };
+  return { path: folder.path, exists: (name) => folder.exists(name), open };
+}
+
+test("merged keeps every weight of a bf16 source in bf16, and one epsilon for all norms in f32", async () => {
+  const run = (dtype: OutputDType): Promise<ConversionReport> => {
+    return convertCheckpoint(withEps(1e-5), memoryOutput(), { method: "merged", dtype });
+  };
+  const half = await run("bf16");
+  expect(half.rounding).toEqual({ exact: 63, tensors: 63, worst: 0, worstName: undefined });
+  expect(half.config["rms_norm_eps"]).toBe(1e-5);
+  expect((await run("f32")).config["rms_norm_eps"]).toBe(1e-6);
 });

@@ -4,11 +4,17 @@ import { eigh as eighOfTensor, tensor } from "@transmla/core";
 import { eigh, eighHermitian, fromRows, type Matrix } from "@transmla/core/linalg";
 import { expect } from "vitest";
 
-import { adjoint, complexMultiply, diagonal, unitary, type ComplexMatrix } from "./complex.ts";
 import { EXACT, SINGLE } from "./errors.ts";
-import { seeds } from "./generators.ts";
+import {
+  adjoint,
+  complexMultiply,
+  diagonal,
+  unitary,
+  type ComplexMatrix,
+} from "./inputs/complex.ts";
+import { seeds } from "./inputs/layers.ts";
+import { Random } from "./inputs/random.ts";
 import { backendProperty, property } from "./property.ts";
-import { Random } from "./random.ts";
 
 /** A spectrum, descending, as runs of equal or nearly equal values. */
 interface Spectrum {

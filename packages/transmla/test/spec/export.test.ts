@@ -2,9 +2,9 @@
 import { expect } from "vitest";
 
 import { relativeError, SINGLE } from "./errors.ts";
-import { converted, modelLogits, onBackend, sourceModel, sourceSizes } from "./models.ts";
+import { converted, modelLogits, onBackend, sourceModel, sourceSizes } from "./inputs/models.ts";
 import { backendProperty, property } from "./property.ts";
-import { decoderLogits } from "./reference-decoder.ts";
+import { decoderLogits } from "./reference/decoder.ts";
 
 property(
   {

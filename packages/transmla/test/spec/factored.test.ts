@@ -7,13 +7,13 @@ import { factorProjection, type FactoredInit } from "../../src/convert/factored.
 import { asMatrix, type HostTensor } from "../../src/convert/host-tensor.ts";
 import type { GroupedAttention } from "../../src/model/config.ts";
 import { EXACT, relativeError, SINGLE } from "./errors.ts";
-import { factoredLayer } from "./factored-layer.ts";
-import { groupedLayer, layerSizes } from "./generators.ts";
-import { converted, modelLogits, onBackend, sourceModel, sourceSizes } from "./models.ts";
+import { factoredLayer } from "./inputs/factored-layer.ts";
+import { groupedLayer, layerSizes } from "./inputs/layers.ts";
+import { converted, modelLogits, onBackend, sourceModel, sourceSizes } from "./inputs/models.ts";
+import { Random } from "./inputs/random.ts";
 import { backendProperty, counterexample, property } from "./property.ts";
-import { Random } from "./random.ts";
-import { decoderLogits } from "./reference-decoder.ts";
-import { factoredAttention, groupedAttention, kvHead } from "./reference.ts";
+import { factoredAttention, groupedAttention, kvHead } from "./reference/attention.ts";
+import { decoderLogits } from "./reference/decoder.ts";
 
 /** A projection `[gd, D]` with the rows of each kv head repeated for its query heads, `[Hd, D]`: (W S)ᵀ. */
 function repeated(weight: HostTensor, c: GroupedAttention): Matrix {
@@ -128,17 +128,14 @@ property(
   (size) => {
     const { weights, attention } = groupedLayer(size);
     const { down, up } = factorProjection(weights.k, attention, "svd");
-    const singular = svd(asMatrix(weights.k.weight)).s.map(
-      (s) => s * Math.sqrt(attention.heads / attention.kvHeads),
-    );
-    expect(
-      relativeError(
-        singular,
-        svd(repeated(weights.k.weight, attention)).s.slice(0, singular.length),
-      ),
-    ).toBeLessThan(EXACT);
-    const sigma = matrix(singular.length, singular.length);
-    singular.forEach((s, k) => (sigma.data[k * singular.length + k] = s));
+    const ofRepeated = svd(repeated(weights.k.weight, attention)).s;
+    const root = Math.sqrt(attention.heads / attention.kvHeads); // √rep
+    const singular = svd(asMatrix(weights.k.weight)).s.map((value) => root * value);
+    const rank = singular.length;
+    expect(relativeError(singular, ofRepeated.slice(0, rank))).toBeLessThan(EXACT);
+
+    const sigma = matrix(rank, rank);
+    singular.forEach((value, k) => (sigma.data[k * rank + k] = value));
     const downGram = multiply(asMatrix(down.weight), asMatrix(down.weight), { transposeB: true });
     const upGram = multiply(asMatrix(up), asMatrix(up), { transposeA: true });
     expect(relativeError(downGram.data, sigma.data)).toBeLessThan(EXACT);
@@ -161,27 +158,21 @@ property(
     const joint = multiply(asMatrix(up), asMatrix(down.weight)); // [Hd, D]
     const perHead = matrix(joint.rows, joint.cols);
     for (let j = 0; j < kvHeads; j++) {
-      const single = onlyHead(asMatrix(weights.k.weight), j, d);
-      const { u, s, v } = svd(
-        repeated({ shape: [single.rows, single.cols], data: single.data }, attention),
+      const single = onlyHead(weights.k.weight, j, d);
+      const { u, s, v } = svd(repeated(single, attention));
+      const scaled = { ...u, data: u.data.map((value, i) => value * s[i % u.cols]!) }; // U Σ
+      multiply(scaled, v, { transposeB: true }).data.forEach(
+        (value, i) => (perHead.data[i] = perHead.data[i]! + value),
       );
-      for (let k = 0; k < d; k++) {
-        for (let i = 0; i < u.rows; i++) {
-          for (let n = 0; n < v.rows; n++) {
-            perHead.data[i * v.rows + n]! +=
-              u.data[i * u.cols + k]! * s[k]! * v.data[n * v.cols + k]!;
-          }
-        }
-      }
     }
     expect(relativeError(perHead.data, joint.data)).toBeLessThan(EXACT);
   },
 );
 
 /** The rows of kv head j; the others are zero. */
-function onlyHead(weight: Matrix, j: number, d: number): Matrix {
-  const data = weight.data.map((value, i) => (Math.floor(i / weight.cols / d) === j ? value : 0));
-  return { ...weight, data };
+function onlyHead({ shape, data }: HostTensor, j: number, d: number): HostTensor {
+  const headOf = (index: number): number => Math.floor(index / shape[1]! / d);
+  return { shape, data: data.map((value, i) => (headOf(i) === j ? value : 0)) };
 }
 
 /** dim(U_h + U_h'): the numerical rank of the value maps of two heads, `[d, D]` each. */

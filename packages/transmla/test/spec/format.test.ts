@@ -4,7 +4,7 @@ import { expect } from "vitest";
 import { formatConfig } from "../../src/convert/format-config.ts";
 import type { HuggingFaceConfig } from "../../src/model/config.ts";
 import { parseConfig } from "../../src/model/families.ts";
-import { converted, sourceModel, sourceSizes } from "./models.ts";
+import { converted, sourceModel, sourceSizes } from "./inputs/models.ts";
 import { property } from "./property.ts";
 
 /** Names and shapes of the DeepSeek-V3 class of Transformers with dense layers (modeling_deepseek_v3.py). */

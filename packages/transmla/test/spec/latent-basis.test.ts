@@ -4,14 +4,14 @@ import { fromRows, multiply, type Matrix } from "@transmla/core/linalg";
 import { expect } from "vitest";
 
 import { asMatrix, fromMatrix, type HostTensor } from "../../src/convert/host-tensor.ts";
-import { invertible, type ComplexMatrix, type MatrixKind } from "./complex.ts";
 import { BROKEN, EXACT, relativeError } from "./errors.ts";
-import { latentSizes, type LatentSize } from "./generators.ts";
-import { latentModel } from "./models.ts";
+import { invertible, type ComplexMatrix, type MatrixKind } from "./inputs/complex.ts";
+import { latentSizes, type LatentSize } from "./inputs/layers.ts";
+import { latentModel } from "./inputs/models.ts";
+import { Random } from "./inputs/random.ts";
 import { counterexample, property } from "./property.ts";
-import { Random } from "./random.ts";
-import { deepseekAttention, type DeepseekOptions, type Tensors } from "./reference-deepseek.ts";
-import type { Rows } from "./reference.ts";
+import type { Rows } from "./reference/attention.ts";
+import { deepseekAttention, type DeepseekOptions, type Tensors } from "./reference/deepseek.ts";
 
 const prefix = "model.layers.0.self_attn.";
 

@@ -5,12 +5,10 @@ import { expect } from "vitest";
 import type { HostTensor } from "../../src/convert/host-tensor.ts";
 import type { Linear } from "../../src/model/weights.ts";
 import { BROKEN, EXACT, relativeError } from "./errors.ts";
-import { groupedLayer, layerSizes, seeds } from "./generators.ts";
-import { deepseekLayer, multiQueryLayer, rows } from "./merged-layer.ts";
+import { groupedLayer, layerSizes, seeds } from "./inputs/layers.ts";
+import { deepseekLayer, multiQueryLayer, rows } from "./inputs/merged-layer.ts";
+import { Random } from "./inputs/random.ts";
 import { counterexample, property } from "./property.ts";
-import { Random } from "./random.ts";
-import { deepseekScores } from "./reference-deepseek.ts";
-import { rotationOf, yarnMscale, type RopeParameters } from "./reference-rope.ts";
 import {
   average,
   causalScores,
@@ -18,7 +16,9 @@ import {
   groupedScores,
   kvHead,
   type Rows,
-} from "./reference.ts";
+} from "./reference/attention.ts";
+import { deepseekScores } from "./reference/deepseek.ts";
+import { rotationOf, yarnMscale, type RopeParameters } from "./reference/rope.ts";
 
 /** Half-split to interleaved: inside every head, row 2l is row l, and row 2l + 1 is row l + d/2. */
 function interleaved(tensor: HostTensor, headDim: number): HostTensor {

@@ -6,7 +6,7 @@ import { expect } from "vitest";
 import type { HostTensor } from "../../src/convert/host-tensor.ts";
 import { mergedTensors, normCompensation, residualScale } from "../../src/convert/merged.ts";
 import { EXACT, relativeError } from "./errors.ts";
-import { groupedLayer, latentSizes, layerSizes, seeds, type LatentSize } from "./generators.ts";
+import { groupedLayer, latentSizes, layerSizes, seeds, type LatentSize } from "./inputs/layers.ts";
 import {
   converted,
   latentModel,
@@ -15,12 +15,12 @@ import {
   sourceModel,
   sourceSizes,
   type TinyModel,
-} from "./models.ts";
+} from "./inputs/models.ts";
+import { Random } from "./inputs/random.ts";
 import { backendProperty, counterexample, property } from "./property.ts";
-import { Random } from "./random.ts";
-import { decoderLogits } from "./reference-decoder.ts";
-import { deepseekAttention, type Tensors } from "./reference-deepseek.ts";
-import { rmsNorm, type Rows } from "./reference.ts";
+import { rmsNorm, type Rows } from "./reference/attention.ts";
+import { decoderLogits } from "./reference/decoder.ts";
+import { deepseekAttention, type Tensors } from "./reference/deepseek.ts";
 
 /** The tensors with some multiplied by a factor. */
 function scaledWhere(tensors: Tensors, names: RegExp, factor: number): Map<string, HostTensor> {

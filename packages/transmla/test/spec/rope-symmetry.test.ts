@@ -10,16 +10,16 @@ import type { Model } from "../../src/model/model.ts";
 import { NamedTensors } from "../../src/model/named-tensors.ts";
 import { ropeTables } from "../../src/model/rope.ts";
 import { bindAttention, type Linear } from "../../src/model/weights.ts";
-import { invertible, type ComplexMatrix, type MatrixKind } from "./complex.ts";
 import { BROKEN, EXACT, relativeError } from "./errors.ts";
-import { factoredLayer } from "./factored-layer.ts";
-import { groupedLayer, latentSizes, layerSizes, type GroupedLayer } from "./generators.ts";
-import { deepseekLayer, multiQueryLayer } from "./merged-layer.ts";
-import { latentModel, onBackend } from "./models.ts";
+import { invertible, type ComplexMatrix, type MatrixKind } from "./inputs/complex.ts";
+import { factoredLayer } from "./inputs/factored-layer.ts";
+import { groupedLayer, latentSizes, layerSizes, type GroupedLayer } from "./inputs/layers.ts";
+import { deepseekLayer, multiQueryLayer } from "./inputs/merged-layer.ts";
+import { latentModel, onBackend } from "./inputs/models.ts";
+import { Random } from "./inputs/random.ts";
 import { backendProperty, counterexample, property } from "./property.ts";
-import { Random } from "./random.ts";
-import { deepseekAttention } from "./reference-deepseek.ts";
-import { factoredAttention, groupedAttention, type Rows } from "./reference.ts";
+import { factoredAttention, groupedAttention, type Rows } from "./reference/attention.ts";
+import { deepseekAttention } from "./reference/deepseek.ts";
 
 /** Components (re, im) of pair l in head j, for interleaved pairs. */
 type PairMap = (re: number[], im: number[], l: number) => { re: number[]; im: number[] };

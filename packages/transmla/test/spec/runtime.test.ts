@@ -4,10 +4,20 @@ import type { DType } from "@transmla/core";
 import { expect } from "vitest";
 
 import { relativeError, SINGLE } from "./errors.ts";
-import { latentSizes } from "./generators.ts";
-import { latentModel, modelLogits, onBackend } from "./models.ts";
+import { latentSizes } from "./inputs/layers.ts";
+import {
+  converted,
+  latentModel,
+  modelLogits,
+  onBackend,
+  sourceModel,
+  sourceSizes,
+} from "./inputs/models.ts";
 import { backendProperty } from "./property.ts";
-import { decoderLogits } from "./reference-decoder.ts";
+import { decoderLogits } from "./reference/decoder.ts";
+
+/** Each token as a piece of its own. */
+const singly = (tokens: readonly number[]): number[][] => tokens.map((token) => [token]);
 
 backendProperty(
   {
@@ -32,7 +42,7 @@ backendProperty(
   {
     id: "P6",
     statement:
-      "decoding with the cache, token by token or in pieces, gives the logits of one pass at every position",
+      "decoding a latent model with the cache, token by token or in pieces, gives the logits of one pass at every position",
     tolerance: "1e-4 relative, f32",
   },
   [latentSizes, fc.constantFrom("absorbed", "expanded"), fc.integer({ min: 1, max: 4 })],
@@ -41,16 +51,36 @@ backendProperty(
     const { tokens } = latent;
     using model = onBackend(backend, latent);
     const whole = await modelLogits(model, [tokens], { latentForm });
-    const oneByOne = await modelLogits(
-      model,
-      tokens.map((token) => [token]),
-      { latentForm },
-    );
+    const oneByOne = await modelLogits(model, singly(tokens), { latentForm });
     const inPieces = await modelLogits(model, [tokens.slice(0, split), tokens.slice(split)], {
       latentForm,
     });
     expect(relativeError(oneByOne, whole)).toBeLessThan(SINGLE);
     expect(relativeError(inPieces, whole)).toBeLessThan(SINGLE);
+  },
+);
+
+backendProperty(
+  {
+    id: "P6",
+    statement:
+      "decoding a model with grouped-query attention, and its factored and merged forms, gives the logits of one pass at every position",
+    tolerance: "1e-4 relative, f32",
+  },
+  [sourceSizes, fc.integer({ min: 1, max: 4 })],
+  async (backend, size, split) => {
+    const source = sourceModel(size);
+    const { tokens } = source;
+    const factored = await converted(source, { method: "factored" });
+    const merged = await converted(source, { method: "merged" });
+    for (const form of [source, factored, merged]) {
+      using model = onBackend(backend, form);
+      const whole = await modelLogits(model, [tokens]);
+      const oneByOne = await modelLogits(model, singly(tokens));
+      const inPieces = await modelLogits(model, [tokens.slice(0, split), tokens.slice(split)]);
+      expect(relativeError(oneByOne, whole)).toBeLessThan(SINGLE);
+      expect(relativeError(inPieces, whole)).toBeLessThan(SINGLE);
+    }
   },
 );
 

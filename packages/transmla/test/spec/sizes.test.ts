@@ -3,14 +3,18 @@ import { fc } from "@fast-check/vitest";
 import { sizeOf, type Shape } from "@transmla/core";
 import { expect } from "vitest";
 
-import { planConversion, planTensors } from "../../src/convert/conversion.ts";
+import {
+  planConversion,
+  planTensors,
+  type ConversionMethod,
+} from "../../src/convert/conversion.ts";
 import { mergedTensors } from "../../src/convert/merged.ts";
 import { cacheWidth, type HuggingFaceConfig } from "../../src/model/config.ts";
 import { parseConfig } from "../../src/model/families.ts";
-import { groupedLayer, latentSizes, layerSizes } from "./generators.ts";
-import { latentConfig } from "./models.ts";
+import { groupedLayer, latentSizes, layerSizes } from "./inputs/layers.ts";
+import { converted, latentConfig, sourceModel, sourceSizes } from "./inputs/models.ts";
+import { published } from "./inputs/published.ts";
 import { property } from "./property.ts";
-import { published } from "./published.ts";
 
 const sizes = fc.integer({ min: 1, max: 256 });
 
@@ -43,6 +47,20 @@ property(
       scale,
     };
     expect(cacheWidth({ kind: "latent", heads: H, ...latent })).toBe(r + dr);
+  },
+);
+
+property(
+  {
+    id: "P1",
+    statement:
+      "the factored and the merged conversion leave the cache of a token at 2gd numbers in each layer",
+    tolerance: "exact",
+  },
+  [sourceSizes, fc.constantFrom<ConversionMethod>({ method: "factored" }, { method: "merged" })],
+  async (size, method) => {
+    const { json } = await converted(sourceModel(size), method);
+    expect(cacheWidth(parseConfig(json).attention)).toBe(2 * size.kvHeads * size.headDim);
   },
 );
 

@@ -1,10 +1,10 @@
 // A whole decoder in plain f64 loops, from config.json and the tensors of a checkpoint: LLaMA, Mistral, Qwen2, Mixtral
 // with grouped-query attention, and DeepSeek-V3 without experts.
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import type { HuggingFaceConfig } from "../../src/model/config.ts";
-import { deepseekAttention, linearOf, type Tensors } from "./reference-deepseek.ts";
-import { rotationOf, type RopeParameters } from "./reference-rope.ts";
-import { groupedAttention, linear, rmsNorm, softmax, sum, type Rows } from "./reference.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import type { HuggingFaceConfig } from "../../../src/model/config.ts";
+import { groupedAttention, linear, rmsNorm, softmax, sum, type Rows } from "./attention.ts";
+import { deepseekAttention, linearOf, type Tensors } from "./deepseek.ts";
+import { rotationOf, type RopeParameters } from "./rope.ts";
 
 interface DecoderConfig {
   readonly model_type: string;

@@ -1,8 +1,8 @@
-import { factoredTensors, type FactoredInit } from "../../src/convert/factored.ts";
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import type { FactoredAttention, GroupedAttention } from "../../src/model/config.ts";
-import type { FactoredWeights, GroupedWeights } from "../../src/model/weights.ts";
-import { linearOf } from "./reference-deepseek.ts";
+import { factoredTensors, type FactoredInit } from "../../../src/convert/factored.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import type { FactoredAttention, GroupedAttention } from "../../../src/model/config.ts";
+import type { FactoredWeights, GroupedWeights } from "../../../src/model/weights.ts";
+import { linearOf } from "../reference/deepseek.ts";
 
 /** What the library makes of a layer with the factored conversion, as the reference takes it. */
 export function factoredLayer(

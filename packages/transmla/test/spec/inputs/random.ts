@@ -1,6 +1,6 @@
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import type { Linear } from "../../src/model/weights.ts";
-import type { Rows } from "./reference.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import type { Linear } from "../../../src/model/weights.ts";
+import type { Rows } from "../reference/attention.ts";
 
 /** Pseudo-random numbers from a seed (mulberry32), so that an input prints as a few integers. */
 export class Random {

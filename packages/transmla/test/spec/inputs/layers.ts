@@ -1,11 +1,11 @@
 // What the properties are about: sizes that fast-check draws and shrinks, and the random layers that follow from them.
 import { fc } from "@fast-check/vitest";
 
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import type { GroupedAttention, RopeConfig } from "../../src/model/config.ts";
-import type { GroupedWeights } from "../../src/model/weights.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import type { GroupedAttention, RopeConfig } from "../../../src/model/config.ts";
+import type { GroupedWeights } from "../../../src/model/weights.ts";
+import type { Rows } from "../reference/attention.ts";
 import { Random } from "./random.ts";
-import type { Rows } from "./reference.ts";
 
 /** Seeds of {@link Random}. */
 export const seeds: fc.Arbitrary<number> = fc.nat(2 ** 31 - 1);

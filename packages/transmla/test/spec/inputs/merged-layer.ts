@@ -1,12 +1,12 @@
 // A layer as the library merges its heads, in two forms that the reference can run.
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import { mergedConfig, mergedTensors } from "../../src/convert/merged.ts";
-import type { GroupedAttention, HuggingFaceConfig, RopeConfig } from "../../src/model/config.ts";
-import { parseConfig } from "../../src/model/families.ts";
-import type { GroupedWeights } from "../../src/model/weights.ts";
-import type { GroupedLayer } from "./generators.ts";
-import type { Tensors } from "./reference-deepseek.ts";
-import { kvHead } from "./reference.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import { mergedConfig, mergedTensors } from "../../../src/convert/merged.ts";
+import type { GroupedAttention, HuggingFaceConfig, RopeConfig } from "../../../src/model/config.ts";
+import { parseConfig } from "../../../src/model/families.ts";
+import type { GroupedWeights } from "../../../src/model/weights.ts";
+import { kvHead } from "../reference/attention.ts";
+import type { Tensors } from "../reference/deepseek.ts";
+import type { GroupedLayer } from "./layers.ts";
 
 /** The tensors and the config.json of the layer as DeepSeek-V3. */
 export function deepseekLayer({ x, weights, attention, rope }: GroupedLayer): {

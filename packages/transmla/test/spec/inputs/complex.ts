@@ -7,7 +7,7 @@ export interface ComplexMatrix {
 }
 
 /** Entry (i, j) from a function of i and j that returns real and imaginary part. */
-export function complexMatrix(
+function complexMatrix(
   rows: number,
   cols: number,
   entry: (i: number, j: number) => [number, number],

@@ -6,17 +6,17 @@ import {
   planConversion,
   type ConversionMethod,
   type WeightReader,
-} from "../../src/convert/conversion.ts";
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import type { OutputDType } from "../../src/convert/merged.ts";
-import type { HuggingFaceConfig } from "../../src/model/config.ts";
-import { Model } from "../../src/model/model.ts";
-import type { ForwardOptions } from "../../src/model/transformer.ts";
-import { seeds, type LatentSize } from "./generators.ts";
+} from "../../../src/convert/conversion.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import type { OutputDType } from "../../../src/convert/merged.ts";
+import type { HuggingFaceConfig } from "../../../src/model/config.ts";
+import { Model } from "../../../src/model/model.ts";
+import type { ForwardOptions } from "../../../src/model/transformer.ts";
+import type { Rows } from "../reference/attention.ts";
+import type { Tensors } from "../reference/deepseek.ts";
+import type { RopeParameters } from "../reference/rope.ts";
+import { seeds, type LatentSize } from "./layers.ts";
 import { Random } from "./random.ts";
-import type { Tensors } from "./reference-deepseek.ts";
-import type { RopeParameters } from "./reference-rope.ts";
-import type { Rows } from "./reference.ts";
 
 /** A checkpoint that exists only in memory, and a sequence for it. */
 export interface TinyModel {
@@ -222,7 +222,7 @@ class CheckpointBuilder {
 }
 
 /** The tensors of a model, as a conversion reads them. */
-export function weightReader(tensors: Tensors): WeightReader {
+function weightReader(tensors: Tensors): WeightReader {
   return {
     names: [...tensors.keys()],
     has: (name) => tensors.has(name),

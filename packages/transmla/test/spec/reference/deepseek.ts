@@ -1,9 +1,8 @@
 // Multi-head latent attention as the DeepSeek-V3 class of Hugging Face Transformers computes it, from the tensors and
 // the config.json of a checkpoint, in plain f64 loops.
-import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import type { HuggingFaceConfig, RopeConfig } from "../../src/model/config.ts";
-import type { Linear } from "../../src/model/weights.ts";
-import { rotationOf, yarnMscale, type RopeParameters } from "./reference-rope.ts";
+import type { HostTensor } from "../../../src/convert/host-tensor.ts";
+import type { HuggingFaceConfig, RopeConfig } from "../../../src/model/config.ts";
+import type { Linear } from "../../../src/model/weights.ts";
 import {
   average,
   causalScores,
@@ -14,7 +13,8 @@ import {
   rotate,
   splitHeads,
   type Rows,
-} from "./reference.ts";
+} from "./attention.ts";
+import { rotationOf, yarnMscale, type RopeParameters } from "./rope.ts";
 
 /** Tensors by name. */
 export type Tensors = ReadonlyMap<string, HostTensor>;
@@ -50,7 +50,7 @@ export interface DeepseekOptions {
 }
 
 /** The factor of the scores: `1/sqrt(nope + rope)`, times mscale² under YaRN with `mscale_all_dim`. */
-export function deepseekScale(json: HuggingFaceConfig): number {
+function deepseekScale(json: HuggingFaceConfig): number {
   const { qk_nope_head_dim, qk_rope_head_dim, rope_parameters } = json as unknown as DeepseekConfig;
   const { rope_type, factor, mscale_all_dim } = rope_parameters;
   const scale = 1 / Math.sqrt(qk_nope_head_dim + qk_rope_head_dim);
@@ -59,7 +59,7 @@ export function deepseekScale(json: HuggingFaceConfig): number {
 }
 
 /** How the rope parts are turned. */
-export function deepseekRotation(json: HuggingFaceConfig): RopeConfig {
+function deepseekRotation(json: HuggingFaceConfig): RopeConfig {
   const { head_dim, rope_interleave = true, rope_parameters } = json as unknown as DeepseekConfig;
   return { ...rotationOf(rope_parameters, head_dim), interleaved: rope_interleave };
 }
