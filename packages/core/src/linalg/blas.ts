@@ -3,10 +3,13 @@
  * window too. It does not own its data.
  */
 export interface Block {
+  /** What the block is a part of. */
   readonly data: Float64Array;
   /** Index of entry (0, 0). */
   readonly offset: number;
+  /** The number of rows. */
   readonly rows: number;
+  /** The number of columns. */
   readonly cols: number;
   /** Distance from entry (i, j) to entry (i + 1, j). */
   readonly rowStride: number;

@@ -12,7 +12,12 @@ export interface EighHermitian {
   /** Eigenvalues, which are real, in descending order. */
   readonly values: Float64Array;
   /** Column i is the unit eigenvector of value i. */
-  readonly vectors: { readonly re: Matrix; readonly im: Matrix };
+  readonly vectors: {
+    /** Real parts. */
+    readonly re: Matrix;
+    /** Imaginary parts. */
+    readonly im: Matrix;
+  };
 }
 
 /**

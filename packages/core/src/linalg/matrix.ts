@@ -4,8 +4,11 @@ import type { Block, LinalgOptions } from "./blas.ts";
 
 /** A dense real matrix in f64. Entry (i, j) is `data[i * cols + j]`. */
 export interface Matrix {
+  /** The number of rows. */
   readonly rows: number;
+  /** The number of columns. */
   readonly cols: number;
+  /** The entries, row by row. */
   readonly data: Float64Array;
 }
 

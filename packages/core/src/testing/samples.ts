@@ -27,8 +27,11 @@ export type Values =
   | "finite"
   /** Every bit pattern; infinities and NaN are frequent. */
   | "any"
-  /** Integers from 0 up to and without this. */
-  | { readonly below: number };
+  /** Integers from 0 up to and without `below`. */
+  | {
+      /** One more than the largest. */
+      readonly below: number;
+    };
 
 /** How the elements of a sample lie in the memory of a larger block. All lists have one entry for each axis. */
 export interface Layout {

@@ -118,16 +118,12 @@ export function expectClose(
   }
 }
 
-/** The error in units of the bound; above 1 it is too large. */
+/** The error in units of the bound. Numbers beyond the largest finite one count as that. */
 function excess(actual: number, expected: number, bound: number, largest: number): number {
   if (Object.is(actual, expected) || actual === expected) return 0;
-  if (Math.abs(actual) > largest || Math.abs(expected) > largest) {
-    const clamp = (x: number): number => Math.max(-largest, Math.min(largest, x));
-    const error = Math.abs(clamp(actual) - clamp(expected));
-    return error <= bound ? 0 : Infinity; // also when one is NaN
-  }
-  const error = Math.abs(actual - expected);
-  return error <= bound ? 0 : bound > 0 && error / bound <= Infinity ? error / bound : Infinity;
+  const clamp = (x: number): number => Math.max(-largest, Math.min(largest, x));
+  const ratio = Math.abs(clamp(actual) - clamp(expected)) / bound;
+  return Number.isNaN(ratio) ? Infinity : ratio; // only one of them is NaN
 }
 
 /**
