@@ -33,7 +33,7 @@ export default {
   out: "docs-out",
   plugin: ["./scripts/typedoc-katex.js", "typedoc-plugin-coverage", "typedoc-plugin-mdn-links"],
   markdownItLoader: katexMarkdown,
-  highlightLanguages: ["bash", "typescript", "json", "console"],
+  highlightLanguages: ["bash", "typescript", "javascript", "json", "console"],
   searchInComments: true,
   searchInDocuments: true,
   validation: {

@@ -21,7 +21,7 @@ export async function chat(
   using cache = model.createCache();
   const messages: ChatMessage[] = system === undefined ? [] : [{ role: "system", content: system }];
   let cached: number[] = [];
-  const terminal = createInterface({ input: process.stdin, output: process.stderr, prompt: "> " });
+  const terminal = createInterface({ input: process.stdin, output: process.stderr, prompt: process.stdin.isTTY ? "> " : "" });
   report.remark("An empty line or Ctrl-D ends the chat.");
   terminal.prompt();
   try {
