@@ -12,12 +12,13 @@ export type {
   RopeConfig,
 } from "./model/config.ts";
 export { cacheWidth } from "./model/config.ts";
-export { parseConfig, unknownFields } from "./model/families.ts";
+export { parseConfig } from "./model/families.ts";
+export { unknownFields } from "./model/known-fields.ts";
 export { Model } from "./model/model.ts";
 export { KeyValueCache, type LayerCache } from "./model/cache.ts";
 export type { ForwardOptions } from "./model/transformer.ts";
 export type { LatentForm } from "./model/attention.ts";
-export type { RopeTables } from "./model/rope.ts";
+export type { RopeTables, SequenceTables } from "./model/rope.ts";
 
 export { convert, convertCheckpoint } from "./convert/convert.ts";
 export type { ConversionReport, ConvertOptions, Rounding } from "./convert/convert.ts";
@@ -39,6 +40,7 @@ export { blobFolder, FileError, readJson } from "./checkpoint/folder.ts";
 export type { ByteSource, Folder } from "./checkpoint/folder.ts";
 export { memoryOutput } from "./checkpoint/output.ts";
 export type { ByteSink, MemoryOutput, OutputFolder } from "./checkpoint/output.ts";
+export { ggufFolder } from "./gguf/folder.ts";
 export { openSafetensors } from "./checkpoint/safetensors.ts";
 export { openCheckpoint } from "./checkpoint/shards.ts";
 export { memoryTensors } from "./checkpoint/tensors.ts";

@@ -2,6 +2,7 @@ import { fail, UnsupportedError, type Shape } from "@transmla/core";
 
 import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../model/config.ts";
 import { parseConfig } from "../model/families.ts";
+import { fusedParts, type FusedPart } from "../model/fused-projections.ts";
 import { NamedTensors } from "../model/named-tensors.ts";
 import {
   bindAttention,
@@ -10,6 +11,7 @@ import {
   type GroupedWeights,
   type WeightStore,
 } from "../model/weights.ts";
+import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredConfig, factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
@@ -62,16 +64,17 @@ interface Method {
  * Lays out the conversion of a model.
  *
  * @param json - The `config.json` of the source.
- * @param weights - Its weights.
+ * @param stored - Its weights.
  * @param options - The method, and how the result will be stored.
  * @throws UnsupportedError when the source has no grouped attention, or the target cannot hold it.
  */
 export function planConversion(
   json: HuggingFaceConfig,
-  weights: WeightReader,
+  stored: WeightReader,
   options: ConversionMethod & { readonly dtype?: OutputDType | undefined },
 ): Conversion {
   const source = parseConfig(json);
+  const weights = withoutFused(stored, source);
   const { attention } = source;
   if (attention.kind !== "grouped") {
     return fail(
@@ -103,9 +106,11 @@ export function planTensors(
   has: (name: string) => boolean,
 ): { name: string; shape: Shape }[] {
   const plan: { name: string; shape: Shape }[] = [];
+  const take = (name: string, shape: Shape): void => void plan.push({ name, shape });
   const recorder: WeightStore<void> = {
     has,
-    take: (name, shape) => void plan.push({ name, shape }),
+    take,
+    takeStacked: (names, shape) => names.forEach((name) => take(name, shape)),
   };
   bindModel(recorder, config);
   return plan;
@@ -138,23 +143,10 @@ function merged(
   dtype: OutputDType,
 ): Method {
   const { names } = weights;
-  const window = source.windows.find(
-    (positions) => positions !== undefined && positions < source.contextLength,
-  );
-  if (window !== undefined) {
-    fail(
-      UnsupportedError,
-      "convert",
-      `merged writes DeepSeek-V3, which has no sliding window (sliding_window = ${window}, max_position_embeddings = ${source.contextLength}); use --method factored`,
-    );
-  }
-  const mlpBias = names.find((name) => /\.mlp\..*\.bias$/.test(name));
-  if (mlpBias !== undefined) {
-    fail(
-      UnsupportedError,
-      "convert",
-      `merged writes DeepSeek-V3, which has no feed-forward bias (${mlpBias}); use --method factored`,
-    );
+  const missing = deepseekLimit(source, names);
+  if (missing !== undefined) {
+    const problem = `merged writes DeepSeek-V3, which has no ${missing}; use --method factored`;
+    fail(UnsupportedError, "convert", problem);
   }
   const biased = names.some((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
   // One epsilon in all norms is read alike by every version of Transformers. In bf16 the factor would round embeddings,
@@ -212,13 +204,38 @@ async function readAttention(
 ): Promise<GroupedWeights<HostTensor>> {
   const prefix = `${layerPrefix(layer)}self_attn.`;
   const read = new Map<string, HostTensor>();
-  for (const projection of ["q", "k", "v", "o"]) {
-    for (const part of ["weight", "bias"]) {
-      const name = `${prefix}${projection}_proj.${part}`;
+  for (const part of ["q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"]) {
+    for (const name of [`${prefix}${part}.weight`, `${prefix}${part}.bias`]) {
       if (weights.has(name)) read.set(name, await weights.read(name));
     }
   }
   const attention = bindAttention(new NamedTensors(read), source, layer);
   if (attention.kind !== "grouped") throw new TypeError("convert: the source is not grouped");
   return attention;
+}
+
+/** The weights with fused projections taken apart. */
+function withoutFused(weights: WeightReader, source: ModelConfig): WeightReader {
+  const parts = new Map<string, { readonly fused: string; readonly part: FusedPart }>();
+  const names = weights.names.flatMap((name) => {
+    const held = fusedParts(name, source);
+    for (const part of held ?? []) parts.set(part.name, { fused: name, part });
+    return held ? held.map((part) => part.name) : [name];
+  });
+  if (parts.size === 0) return weights;
+  return {
+    names,
+    has: (name) => parts.has(name) || weights.has(name),
+    read: async (name) => {
+      const held = parts.get(name);
+      if (!held) return weights.read(name);
+      const { shape, data } = await weights.read(held.fused);
+      const { start, end } = held.part;
+      const width = shape[1] ?? 1;
+      return {
+        shape: [end - start, ...shape.slice(1)],
+        data: data.slice(start * width, end * width),
+      };
+    },
+  };
 }

@@ -96,6 +96,8 @@ export function factoredTensors(
     out[`${name}.weight`] = weight;
     if (bias) out[`${name}.bias`] = bias;
   };
+  if (w.queryNorm) out["q_norm.weight"] = w.queryNorm;
+  if (w.keyNorm) out["k_norm.weight"] = w.keyNorm;
   put("q_proj", w.q);
   put("o_proj", w.o);
   for (const [name, projection] of [

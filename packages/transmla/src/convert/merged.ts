@@ -187,13 +187,12 @@ export function mergedConfig(
 ): HuggingFaceConfig {
   const merged = c.kvHeads * c.headDim;
   const width = nopeDim(c) + merged;
-  const factors = range(0, c.kvHeads).flatMap(() =>
-    config.rope.frequencies.map((frequency) => 1 / frequency),
-  );
+  const { frequencies, tableScale } = config.ropes[0]!; // the same on all layers
+  const factors = range(0, c.kvHeads).flatMap(() => frequencies.map((frequency) => 1 / frequency));
   const rope = {
     rope_type: "longrope",
     factor: 1,
-    attention_factor: config.rope.tableScale * Math.sqrt(c.scale * Math.sqrt(width)),
+    attention_factor: tableScale * Math.sqrt(c.scale * Math.sqrt(width)),
     short_factor: factors,
     long_factor: factors,
     original_max_position_embeddings: config.contextLength,

@@ -1,4 +1,13 @@
-import { add, attention, concat, matmul, rmsNorm, rope, type Tensor } from "@transmla/core";
+import {
+  add,
+  attention,
+  concat,
+  matmul,
+  rmsNorm,
+  rope,
+  type AttentionAttributes,
+  type Tensor,
+} from "@transmla/core";
 
 import type { LayerCache } from "./cache.ts";
 import type { FactoredAttention, GroupedAttention, LatentAttention } from "./config.ts";
@@ -19,15 +28,18 @@ const LATENT_NORM_EPS = 1e-6;
 /** How latent attention is computed: in the latent space, or on keys and values expanded for each head. */
 export type LatentForm = "absorbed" | "expanded";
 
-/** What a layer's attention is computed in: the tables of its positions, its cache, its mask. */
+/** What a layer's attention is computed in: the rotation of its positions, its cache, its mask. */
 export interface AttentionContext {
-  /** Rotation tables of the new positions, `[T, D/2]`. */
-  readonly tables: RopeTables;
-  /** Rotation tables of all positions so far, `[S, D/2]`. */
-  readonly allTables: RopeTables;
-  readonly interleaved: boolean;
+  /** Rotates the heads of the new positions, `[T, H, D]`. */
+  readonly rotate: (heads: Tensor) => Tensor;
+  /** Rotates the heads of all positions so far, `[S, H, D]`. */
+  readonly rotateAll: (heads: Tensor) => Tensor;
+  /** Normalises the last axis as the family does. */
+  readonly norm: (x: Tensor, weight: Tensor) => Tensor;
   readonly cache: LayerCache;
   readonly window: number | undefined;
+  /** Soft cap of the scores. */
+  readonly cap: number | undefined;
   /** The form of latent attention; by the number of multiplications when absent. */
   readonly latentForm: LatentForm | undefined;
 }
@@ -38,8 +50,27 @@ export function linear(x: Tensor, { weight, bias }: Linear<Tensor>): Tensor {
   return bias ? add(y, bias) : y;
 }
 
-const rotate = (x: Tensor, tables: RopeTables, { interleaved }: AttentionContext): Tensor =>
-  rope(x, tables.cos, tables.sin, { interleaved });
+/** Mask and scale of a layer's scores. */
+const masked = (scale: number, { window, cap }: AttentionContext): AttentionAttributes => ({
+  scale,
+  causal: true,
+  window,
+  cap,
+});
+
+/** Rotates the first components of `x[T, H, D]`, two for each pair of the tables; the others stay. */
+export function rotateHeads(x: Tensor, tables: RopeTables, interleaved: boolean): Tensor {
+  const width = x.shape[2]!;
+  const rotated = 2 * tables.cos.shape[1]!;
+  if (rotated === width) return rope(x, tables.cos, tables.sin, { interleaved });
+  const first = rope(x.slice(2, 0, rotated), tables.cos, tables.sin, { interleaved });
+  return concat([first, x.slice(2, rotated, width)], 2);
+}
+
+/** Normalises each head, where the family does. */
+function headNorm(x: Tensor, weight: Tensor | undefined, { norm }: AttentionContext): Tensor {
+  return weight ? norm(x, weight) : x;
+}
 
 /** Grouped-query attention (Ainslie et al. 2023) over `x[T, hidden]`. */
 export function groupedAttention(
@@ -51,10 +82,11 @@ export function groupedAttention(
   const T = x.shape[0]!;
   const heads = (projection: Linear<Tensor>, n: number): Tensor =>
     linear(x, projection).reshape([T, n, c.headDim]);
-  const q = rotate(heads(w.q, c.heads), context.tables, context);
-  const k = context.cache.append("keys", rotate(heads(w.k, c.kvHeads), context.tables, context)); // [S, G, D]
+  const q = context.rotate(headNorm(heads(w.q, c.heads), w.queryNorm, context));
+  const keys = context.rotate(headNorm(heads(w.k, c.kvHeads), w.keyNorm, context));
+  const k = context.cache.append("keys", keys); // [S, G, D]
   const v = context.cache.append("values", heads(w.v, c.kvHeads));
-  const y = attention(q, k, v, { scale: c.scale, causal: true, window: context.window });
+  const y = attention(q, k, v, masked(c.scale, context));
   return linear(y.reshape([T, c.heads * c.headDim]), w.o);
 }
 
@@ -69,7 +101,8 @@ export function factoredAttention(
   context: AttentionContext,
 ): Tensor {
   const T = x.shape[0]!;
-  const q = rotate(linear(x, w.q).reshape([T, c.heads, c.headDim]), context.tables, context);
+  const queries = linear(x, w.q).reshape([T, c.heads, c.headDim]);
+  const q = context.rotate(headNorm(queries, w.queryNorm, context));
   const expanded = (
     stream: string,
     down: Linear<Tensor>,
@@ -80,9 +113,10 @@ export function factoredAttention(
     const S = latent.shape[0]!;
     return linear(latent.reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
   };
-  const k = rotate(expanded("keys", w.keyDown, w.keyUp, c.keyRank), context.allTables, context);
+  const keys = expanded("keys", w.keyDown, w.keyUp, c.keyRank);
+  const k = context.rotateAll(headNorm(keys, w.keyNorm, context));
   const v = expanded("values", w.valueDown, w.valueUp, c.valueRank);
-  const y = attention(q, k, v, { scale: c.scale, causal: true, window: context.window });
+  const y = attention(q, k, v, masked(c.scale, context));
   return linear(y.reshape([T, c.heads * c.headDim]), w.o);
 }
 
@@ -96,7 +130,7 @@ export function latentAttention(
   const T = x.shape[0]!;
   const queries = latentQueries(x, w.query).reshape([T, c.heads, c.nopeDim + c.ropeDim]);
   const qNope = queries.slice(2, 0, c.nopeDim); // [T, H, nope]
-  const qRope = rotate(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim), context.tables, context);
+  const qRope = context.rotate(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim));
 
   const down = linear(x, w.down);
   const latent = rmsNorm(down.slice(1, 0, c.latentRank), w.norm, {
@@ -104,7 +138,7 @@ export function latentAttention(
     offset: 0,
   });
   const ropeRows = down.slice(1, c.latentRank, c.latentRank + c.ropeDim).reshape([T, 1, c.ropeDim]);
-  const kRope = rotate(ropeRows, context.tables, context);
+  const kRope = context.rotate(ropeRows);
   const cached = context.cache.append(
     "latent",
     concat([latent.reshape([T, 1, c.latentRank]), kRope], 2),
@@ -150,8 +184,7 @@ const absorbedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
   const valueUp = both.slice(1, c.nopeDim, c.nopeDim + c.valueDim); // [H, value, R]
   const qLatent = matmul(qNope.permute(1, 0, 2), keyUp).permute(1, 0, 2); // [T, H, R]
   const values = cached.slice(2, 0, c.latentRank);
-  const scores = { scale: c.scale, causal: true, window: context.window };
-  const y = attention(concat([qLatent, qRope], 2), cached, values, scores); // [T, H, R]
+  const y = attention(concat([qLatent, qRope], 2), cached, values, masked(c.scale, context)); // [T, H, R]
   return matmul(y.permute(1, 0, 2), valueUp.transpose()).permute(1, 0, 2); // [T, H, value]
 };
 
@@ -165,6 +198,5 @@ const expandedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
     .expand([S, c.heads, c.ropeDim]);
   const keys = concat([both.slice(2, 0, c.nopeDim), kRope], 2); // [S, H, nope + rope]
   const values = both.slice(2, c.nopeDim, c.nopeDim + c.valueDim); // [S, H, value]
-  const scores = { scale: c.scale, causal: true, window: context.window };
-  return attention(concat([qNope, qRope], 2), keys, values, scores);
+  return attention(concat([qNope, qRope], 2), keys, values, masked(c.scale, context));
 };

@@ -9,8 +9,8 @@ import {
   type Tensor,
 } from "@transmla/core";
 
-import type { AttentionConfig, ModelConfig } from "./config.ts";
-import { ropeTables, type RopeTables } from "./rope.ts";
+import type { AttentionConfig, ModelConfig, RopeConfig } from "./config.ts";
+import { SequenceTables } from "./rope.ts";
 
 /** What one layer remembers of a sequence: named streams of `[capacity, G, width]`. */
 export class LayerCache {
@@ -56,8 +56,8 @@ export class KeyValueCache implements Disposable {
   readonly capacity: number;
   /** One entry for each layer. */
   readonly layers: readonly LayerCache[];
-  /** The rotation tables of positions 0 to capacity - 1. */
-  readonly rope: RopeTables;
+  /** For each layer the rotation tables of positions 0 to capacity - 1, if it has positions. */
+  readonly rotations: readonly (SequenceTables | undefined)[];
 
   /** @internal */
   constructor(backend: Backend, config: ModelConfig, capacity: number, dtype: DType) {
@@ -73,7 +73,13 @@ export class KeyValueCache implements Disposable {
       ]);
       return new LayerCache(new Map(tensors), () => this.#length);
     });
-    this.rope = ropeTables(backend, config.rope, capacity);
+    const tables = new Map<RopeConfig, SequenceTables>();
+    this.rotations = config.ropes.map((rope) => {
+      if (!rope) return undefined;
+      const known = tables.get(rope) ?? new SequenceTables(backend, rope, capacity);
+      tables.set(rope, known);
+      return known;
+    });
   }
 
   /** How many positions are cached. */
@@ -90,8 +96,8 @@ export class KeyValueCache implements Disposable {
     return total;
   }
 
-  /** @internal Throws unless `count` more positions fit. */
-  reserve(count: number): void {
+  /** @internal Makes ready for more positions; throws unless they fit. */
+  enter(count: number): void {
     if (this.#length + count > this.capacity) {
       fail(
         StateError,
@@ -99,6 +105,7 @@ export class KeyValueCache implements Disposable {
         `${this.#length} cached positions and ${count} new ones exceed the capacity of ${this.capacity}`,
       );
     }
+    for (const tables of new Set(this.rotations)) tables?.enter(this.#length, this.#length + count);
   }
 
   /** @internal Counts positions whose rows every layer has appended. */
@@ -121,8 +128,7 @@ export class KeyValueCache implements Disposable {
   /** Frees the memory. */
   [Symbol.dispose](): void {
     for (const layer of this.layers) for (const tensor of layer.tensors) tensor.dispose();
-    this.rope.cos.dispose();
-    this.rope.sin.dispose();
+    for (const tables of new Set(this.rotations)) tables?.[Symbol.dispose]();
   }
 }
 

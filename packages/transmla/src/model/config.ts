@@ -1,3 +1,5 @@
+import type { GateFunction } from "@transmla/core";
+
 /** A parsed Hugging Face `config.json`. */
 export type HuggingFaceConfig = Readonly<Record<string, unknown>>;
 
@@ -9,7 +11,7 @@ export interface ModelConfig {
   readonly layers: number;
   /** The width of the residual stream. */
   readonly hiddenSize: number;
-  /** The width of the feed-forward layers. */
+  /** The width of the dense feed-forward layers. */
   readonly intermediateSize: number;
   /** The number of tokens. */
   readonly vocabSize: number;
@@ -17,14 +19,84 @@ export interface ModelConfig {
   readonly contextLength: number;
   /** Epsilon of the layer norms. */
   readonly normEps: number;
+  /** Added to every norm weight: 1 in Gemma, else 0. */
+  readonly normOffset: 0 | 1;
+  /** The norms of a layer, by their names in the checkpoint. */
+  readonly norms: NormNames;
+  /** The gate of the feed-forward layers. */
+  readonly activation: GateFunction;
+  /** Factor of the embeddings. */
+  readonly embeddingScale: number;
+  /** Soft cap of the logits. */
+  readonly logitCap: number | undefined;
+  /** Soft cap of the attention scores. */
+  readonly scoreCap: number | undefined;
   /** Whether the embedding matrix is also the output matrix. */
   readonly tiedEmbeddings: boolean;
-  /** Rotary position embedding. */
-  readonly rope: RopeConfig;
   /** The attention of every layer. */
   readonly attention: AttentionConfig;
+  /** For each layer its rotary position embedding; `undefined` for a layer without positions. */
+  readonly ropes: readonly (RopeConfig | undefined)[];
   /** For each layer, how many positions a query sees, itself included; `undefined` for all. */
   readonly windows: readonly (number | undefined)[];
+  /** For each layer its experts; `undefined` for a dense feed-forward layer. */
+  readonly experts: readonly (ExpertsConfig | undefined)[];
+}
+
+/** The norms around the two branches of a layer. */
+export interface NormNames {
+  /** On the way into the attention. */
+  readonly attention: string;
+  /** On the way out of the attention, if there is one. */
+  readonly attentionOut?: string;
+  /** On the way into the feed-forward layer. */
+  readonly feedForward: string;
+  /** On the way out of the feed-forward layer, if there is one. */
+  readonly feedForwardOut?: string;
+}
+
+/** A mixture of experts: a router chooses a few gated feed-forward layers for each token. */
+export interface ExpertsConfig {
+  /** The number of experts. */
+  readonly count: number;
+  /** How many serve a token. */
+  readonly perToken: number;
+  /** The width of an expert. */
+  readonly width: number;
+  /** How scores follow from router logits. */
+  readonly scoring: "softmax" | "sigmoid";
+  /** Whether the scores of the chosen experts are divided by their sum. */
+  readonly normalised: boolean;
+  /** Factor of the scores of the chosen experts. */
+  readonly scale: number;
+  /** Experts are chosen from a few groups only, which their best expert or the sum of their best two decides. */
+  readonly groups: ExpertGroups | undefined;
+  /** The width of the shared expert that serves every token; 0 for none. */
+  readonly sharedWidth: number;
+  /** Where the tensors are. */
+  readonly names: ExpertNames;
+}
+
+/** Groups of experts (DeepSeek-V2, arXiv 2405.04434, section 2.2.2; DeepSeek-V3, arXiv 2412.19437, section 2.1.2). */
+export interface ExpertGroups {
+  /** The number of groups. */
+  readonly count: number;
+  /** How many are kept. */
+  readonly kept: number;
+  /** How many of a group's best scores are added to rank it: 1 in DeepSeek-V2, 2 in V3. */
+  readonly ranked: 1 | 2;
+}
+
+/** Names of expert tensors below a layer. */
+export interface ExpertNames {
+  /** `mlp` or `block_sparse_moe`. */
+  readonly prefix: string;
+  /** The three projections of an expert. */
+  readonly gate: string;
+  /** Up. */
+  readonly up: string;
+  /** Down. */
+  readonly down: string;
 }
 
 /** The attention of a model, by the form of its keys and values. */
@@ -82,12 +154,18 @@ export interface LatentAttention {
 
 /** Rotary position embedding as data: one frequency for each pair of components. */
 export interface RopeConfig {
-  /** Radians per position, one for each pair. */
+  /** Radians per position, one for each pair. Components beyond the pairs of a head are not rotated. */
   readonly frequencies: readonly number[];
-  /** Pairs are components (2i, 2i+1) when true, (i, i + d/2) when false. */
+  /** Pairs are components (2i, 2i+1) when true, (i, i + n) of n pairs when false. */
   readonly interleaved: boolean;
   /** Factor of the cosines and sines (`attention_factor`); scores are multiplied by its square. */
   readonly tableScale: number;
+  /** Other frequencies for tokens that enter when the sequence is longer than `above` (LongRoPE). */
+  readonly long?: { readonly above: number; readonly frequencies: readonly number[] } | undefined;
+  /** A base that grows with the sequence beyond `above` positions (dynamic NTK). */
+  readonly dynamic?:
+    | { readonly above: number; readonly factor: number; readonly theta: number }
+    | undefined;
 }
 
 /**

@@ -1,96 +1,125 @@
-import { fail, FormatError } from "@transmla/core";
+import { fail, FormatError, type GateFunction } from "@transmla/core";
 
-import type { AttentionConfig, HuggingFaceConfig, ModelConfig } from "./config.ts";
+import type {
+  AttentionConfig,
+  ExpertsConfig,
+  ModelConfig,
+  NormNames,
+  RopeConfig,
+} from "./config.ts";
+import {
+  deepseekV2Experts,
+  deepseekV3Experts,
+  mixtralExperts,
+  qwen3Experts,
+} from "./family-experts.ts";
 import { Fields } from "./fields.ts";
-import { readRope } from "./rope.ts";
+import { refuseChangingFields } from "./known-fields.ts";
+import { readRope, ropeSource, scoreScale } from "./rope.ts";
 
-/** What a family changes that its weights do not show, read from `config.json`. */
+/** What a family changes that its weights do not show. What is absent is as in LLaMA. */
 interface Family {
-  /** Pairs of the rotary embedding are neighbours; as LLaMA has them when absent. */
+  /** Fields that change the logits and that the family reads. */
+  readonly honours?: readonly string[];
+  /** The default of `tie_word_embeddings`. */
+  readonly tied?: boolean;
+  /** The width of a head when `head_dim` is absent. */
+  readonly headDim?: number;
+  /** Pairs of the rotary embedding are neighbours. */
   readonly interleaved?: (fields: Fields) => boolean;
-  /** How far each layer looks back. */
-  readonly windows?: (fields: Fields, layers: number) => (number | undefined)[];
-  /** Throws where the configuration asks for something that is not supported. */
-  readonly check?: (fields: Fields) => void;
+  /** Which layers look back how far; by `sliding_window` on none. */
+  readonly windows?: (fields: Fields, layer: number) => boolean;
+  /** Which layers have no positions, or others. */
+  readonly rope?: (fields: Fields, layer: number, usual: RopeConfig) => RopeConfig | undefined;
+  /** The experts of a layer. */
+  readonly experts?: (fields: Fields, layer: number) => ExpertsConfig | undefined;
+  /** Norm weights are stored less one, embeddings are scaled, and branches are normalised on the way out. */
+  readonly gemma?: boolean;
+  /** The softmax scale grows with YaRN's mscale. */
+  readonly scalesScores?: boolean;
 }
+
+const always = (): boolean => true;
+
+/** Whether `layer_types` makes a layer look back only so far; by a rule where the field is absent. */
+const byLayerType =
+  (otherwise: (fields: Fields, layer: number) => boolean) =>
+  (fields: Fields, layer: number): boolean => {
+    const types = fields.texts("layer_types");
+    return types ? types[layer] === "sliding_attention" : otherwise(fields, layer);
+  };
+
+/** Qwen: windows only where `use_sliding_window` is on. */
+const qwenWindows = (fields: Fields, layer: number): boolean =>
+  fields.flag("use_sliding_window", false) &&
+  byLayerType((all, index) => index >= all.count("max_window_layers", 28))(fields, layer);
+
+/** Gemma 3: every sixth layer, or what a pattern says, looks at everything. */
+const gemma3Windows = byLayerType((fields, layer) => {
+  const name = fields.has("_sliding_window_pattern")
+    ? "_sliding_window_pattern"
+    : "sliding_window_pattern";
+  return (layer + 1) % fields.size(name, 6) !== 0;
+});
+
+/** Gemma 3 rotates layers with a window by another, unscaled base. */
+function gemma3Rope(fields: Fields, layer: number, usual: RopeConfig): RopeConfig {
+  if (!gemma3Windows(fields, layer)) return usual;
+  const nested = fields.has("rope_parameters") ? fields.object("rope_parameters") : undefined;
+  const local = nested?.has("sliding_attention") ? nested.object("sliding_attention") : undefined;
+  const theta = local
+    ? local.positive("rope_theta", 10_000)
+    : fields.positive("rope_local_base_freq", 10_000);
+  return readRope({ fields, scaling: local, theta }, fields.size("head_dim", 256), false);
+}
+
+/** SmolLM3: every fourth layer has no positions. */
+function smollm3Rope(fields: Fields, layer: number, usual: RopeConfig): RopeConfig | undefined {
+  const flags = fields.counts("no_rope_layers");
+  const rotated = flags
+    ? flags[layer] !== 0
+    : (layer + 1) % fields.size("no_rope_layer_interval", 4) !== 0;
+  return rotated ? usual : undefined;
+}
+
+const gemmaFields = ["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"];
+const interleaved = (fields: Fields): boolean => fields.flag("rope_interleave", true);
 
 const families: Readonly<Record<string, Family>> = {
   llama: {},
-  mistral: {
-    windows: (fields, layers) => {
-      const window = fields.has("sliding_window") ? fields.size("sliding_window") : undefined;
-      return Array.from({ length: layers }, () => window);
-    },
+  mistral: { windows: always },
+  mixtral: { windows: always, experts: mixtralExperts, honours: ["num_local_experts"] },
+  qwen2: { windows: qwenWindows },
+  qwen3: { windows: qwenWindows, headDim: 128 },
+  qwen3_moe: {
+    windows: qwenWindows,
+    experts: qwen3Experts,
+    honours: ["num_experts", "num_local_experts"],
   },
-  qwen2: { windows: layerTypeWindows },
-  deepseek_v3: {
-    interleaved: (fields) => fields.flag("rope_interleave", true),
-    check: (fields) => {
-      const layers = fields.size("num_hidden_layers");
-      if (fields.count("first_k_dense_replace", 3) < layers) {
-        fields.refuse(
-          "first_k_dense_replace",
-          `is below num_hidden_layers = ${layers}: layers with experts are not supported`,
-        );
-      }
-    },
+  smollm3: { windows: qwenWindows, rope: smollm3Rope, tied: true, honours: ["no_rope_layers"] },
+  phi3: { windows: always },
+  gemma2: {
+    gemma: true,
+    tied: true,
+    headDim: 256,
+    windows: byLayerType((_, layer) => layer % 2 === 0),
+    honours: gemmaFields,
   },
+  gemma3_text: {
+    gemma: true,
+    tied: true,
+    headDim: 256,
+    windows: gemma3Windows,
+    rope: gemma3Rope,
+    honours: gemmaFields,
+  },
+  deepseek_v2: { interleaved: always, experts: deepseekV2Experts, scalesScores: true },
+  deepseek_v3: { interleaved, experts: deepseekV3Experts, scalesScores: true },
+  youtu: { interleaved, tied: true, scalesScores: true },
 };
 
-/** Windows where `use_sliding_window` is on: by `layer_types`, or above `max_window_layers`. */
-function layerTypeWindows(fields: Fields, layers: number): (number | undefined)[] {
-  const types = fields.texts("layer_types");
-  const used = fields.flag("use_sliding_window", false) && fields.has("sliding_window");
-  const from = fields.count("max_window_layers", 28);
-  return Array.from({ length: layers }, (_, layer) => {
-    const windowed = types ? types[layer] === "sliding_attention" : layer >= from;
-    return used && windowed ? fields.size("sliding_window") : undefined;
-  });
-}
-
-/** Fields that change the numbers of some model and that no supported family has at any other value than these. */
-const mustBe: Readonly<Record<string, readonly unknown[]>> = {
-  hidden_act: ["silu", "swish"],
-  attn_logit_softcapping: [],
-  final_logit_softcapping: [],
-  query_pre_attn_scalar: [],
-  attention_multiplier: [],
-  embedding_multiplier: [1],
-  residual_multiplier: [1],
-  logits_scaling: [1],
-  num_experts: [],
-  num_local_experts: [],
-  quantization_config: [],
-  qk_norm: [false],
-  use_qk_norm: [false],
-  parallel_attn: [false],
-  no_rope_layers: [],
-};
-
-/** Fields that are read, or that do not change the logits. */
-const considered = new Set(
-  `architectures attention_bias attention_dropout aux_loss_alpha bos_token_id dtype eos_token_id ep_size
-  first_k_dense_replace head_dim hidden_size initializer_range intermediate_size kv_lora_rank layer_types
-  max_position_embeddings max_window_layers mlp_bias model_type moe_intermediate_size moe_layer_freq n_group
-  n_routed_experts n_shared_experts norm_topk_prob num_attention_heads num_experts_per_tok num_hidden_layers
-  num_key_value_heads num_nextn_predict_layers output_router_logits pad_token_id partial_rotary_factor pretraining_tp
-  q_lora_rank qk_head_dim qk_nope_head_dim qk_rope_head_dim rms_norm_eps rope_interleave rope_parameters rope_scaling
-  rope_theta routed_scaling_factor scoring_func seq_aux sliding_window tie_word_embeddings topk_group topk_method
-  torch_dtype transformers_version transmla use_cache use_sliding_window v_head_dim vocab_size _name_or_path auto_map
-  unsloth_fixed unsloth_version chunk_size_feed_forward is_encoder_decoder return_dict output_attentions
-  output_hidden_states id2label label2id mlp_only_layers tf_legacy_loss use_bfloat16 rope_type`.split(
-    /\s+/,
-  ),
-);
-
-/**
- * The fields of a configuration that this library does not know. They may change the logits.
- *
- * @param json - A parsed `config.json`.
- */
-export function unknownFields(json: HuggingFaceConfig): string[] {
-  return Object.keys(json).filter((name) => !considered.has(name) && !Object.hasOwn(mustBe, name));
-}
+/** The families that are supported, by their `model_type`. */
+export const familyNames: readonly string[] = Object.keys(families);
 
 /**
  * Reads a Hugging Face configuration.
@@ -108,7 +137,7 @@ export function unknownFields(json: HuggingFaceConfig): string[] {
  *   num_key_value_heads: 4, vocab_size: 512, max_position_embeddings: 512, rms_norm_eps: 1e-5,
  * });
  * console.log(config.attention.kind); // => "grouped"
- * console.log(config.rope.frequencies.length); // => 4
+ * console.log(config.ropes[0]?.frequencies.length); // => 4
  * ```
  */
 export function parseConfig(json: unknown, file = "config.json"): ModelConfig {
@@ -118,60 +147,97 @@ export function parseConfig(json: unknown, file = "config.json"): ModelConfig {
   const family = own ? own.text("source_model_type") : fields.text("model_type");
   const row = Object.hasOwn(families, family) ? families[family] : undefined;
   if (!row) {
-    const known = Object.keys(families).join(", ");
+    const known = familyNames.join(", ");
     return fail(FormatError, file, `model_type "${family}" is not supported; known: ${known}`);
   }
-  for (const [name, allowed] of Object.entries(mustBe)) {
-    if (fields.has(name) && !allowed.includes(fields.raw(name)))
-      fields.refuse(name, `is not supported for ${family}`);
-  }
-  row.check?.(fields);
+  refuseChangingFields(fields, family, row.honours ?? []);
+  const attention = readAttention(fields, own, row);
   const layers = fields.size("num_hidden_layers");
-  const contextLength = fields.size("max_position_embeddings");
-  const attention = readAttention(fields, own);
-  const rotated = attention.kind === "latent" ? attention.ropeDim : attention.headDim;
+  const perLayer = <T>(read: (layer: number) => T): T[] =>
+    Array.from({ length: layers }, (_, layer) => read(layer));
+  const usual = readUsualRope(fields, attention, row);
   return {
     family,
     layers,
     hiddenSize: fields.size("hidden_size"),
     intermediateSize: fields.size("intermediate_size"),
     vocabSize: fields.size("vocab_size"),
-    contextLength,
+    contextLength: fields.size("max_position_embeddings"),
     normEps: fields.positive("rms_norm_eps", 1e-6),
-    tiedEmbeddings: fields.flag("tie_word_embeddings", false),
-    rope: readRope(fields, rotated, row.interleaved?.(fields) ?? false, contextLength),
+    normOffset: row.gemma ? 1 : 0,
+    norms: row.gemma ? gemmaNorms : llamaNorms,
+    activation: readActivation(fields, row),
+    embeddingScale: row.gemma ? Math.sqrt(fields.size("hidden_size")) : 1,
+    logitCap: readCap(fields, "final_logit_softcapping"),
+    scoreCap: readCap(fields, "attn_logit_softcapping"),
+    tiedEmbeddings: fields.flag("tie_word_embeddings", row.tied ?? false),
     attention,
-    windows: row.windows?.(fields, layers) ?? Array.from({ length: layers }, () => undefined),
+    ropes: perLayer((layer) => (row.rope ? row.rope(fields, layer, usual) : usual)),
+    windows: perLayer((layer) => readWindow(fields, layer, row)),
+    experts: perLayer((layer) => row.experts?.(fields, layer)),
   };
 }
 
-function readAttention(fields: Fields, own: Fields | undefined): AttentionConfig {
+const llamaNorms: NormNames = {
+  attention: "input_layernorm",
+  feedForward: "post_attention_layernorm",
+};
+
+const gemmaNorms: NormNames = {
+  attention: "input_layernorm",
+  attentionOut: "post_attention_layernorm",
+  feedForward: "pre_feedforward_layernorm",
+  feedForwardOut: "post_feedforward_layernorm",
+};
+
+function readWindow(fields: Fields, layer: number, row: Family): number | undefined {
+  const windowed = fields.has("sliding_window") && row.windows?.(fields, layer);
+  return windowed ? fields.size("sliding_window") : undefined;
+}
+
+function readCap(fields: Fields, name: string): number | undefined {
+  return fields.has(name) ? fields.positive(name) : undefined;
+}
+
+function readActivation(fields: Fields, row: Family): GateFunction {
+  const name = fields.has("hidden_activation") ? "hidden_activation" : "hidden_act";
+  const functions: Readonly<Record<string, GateFunction>> = {
+    silu: "silu",
+    swish: "silu",
+    gelu_pytorch_tanh: "gelu",
+  };
+  const stated = fields.text(name, row.gemma ? "gelu_pytorch_tanh" : "silu");
+  const known = Object.hasOwn(functions, stated) ? functions[stated] : undefined;
+  return (
+    known ?? fields.refuse(name, `is not supported; known: ${Object.keys(functions).join(", ")}`)
+  );
+}
+
+function readUsualRope(fields: Fields, attention: AttentionConfig, row: Family): RopeConfig {
+  const headDim = attention.kind === "latent" ? attention.ropeDim : attention.headDim;
+  const source = ropeSource(fields);
+  const nested = source.scaling?.has("full_attention")
+    ? source.scaling.object("full_attention")
+    : undefined;
+  const stated = nested
+    ? { fields, scaling: nested, theta: nested.positive("rope_theta", 10_000) }
+    : source;
+  return readRope(stated, headDim, row.interleaved?.(fields) ?? false);
+}
+
+function readAttention(fields: Fields, own: Fields | undefined, row: Family): AttentionConfig {
   const heads = fields.size("num_attention_heads");
-  if (fields.has("kv_lora_rank")) {
-    const nopeDim = fields.count("qk_nope_head_dim");
-    const ropeDim = fields.size("qk_rope_head_dim");
-    if (ropeDim % 2 !== 0) fields.refuse("qk_rope_head_dim", "must be even");
-    return {
-      kind: "latent",
-      heads,
-      queryRank: fields.has("q_lora_rank") ? fields.size("q_lora_rank") : undefined,
-      latentRank: fields.size("kv_lora_rank"),
-      ropeDim,
-      nopeDim,
-      valueDim: fields.size("v_head_dim"),
-      scale: (nopeDim + ropeDim) ** -0.5,
-    };
-  }
+  if (fields.has("kv_lora_rank")) return readLatentAttention(fields, heads, row);
   const hidden = fields.size("hidden_size");
-  if (!fields.has("head_dim") && hidden % heads !== 0) {
+  if (!fields.has("head_dim") && row.headDim === undefined && hidden % heads !== 0) {
     fields.refuse(
       "num_attention_heads",
       `does not divide hidden_size = ${hidden}, and there is no head_dim`,
     );
   }
-  const headDim = fields.size("head_dim", hidden / heads);
+  const headDim = fields.size("head_dim", row.headDim ?? hidden / heads);
   if (headDim % 2 !== 0) fields.refuse("head_dim", "must be even");
-  const scale = headDim ** -0.5;
+  const scale = fields.positive("query_pre_attn_scalar", headDim) ** -0.5;
   if (own) {
     const { keyRank, valueRank } = {
       keyRank: own.size("key_rank"),
@@ -183,4 +249,20 @@ function readAttention(fields: Fields, own: Fields | undefined): AttentionConfig
   if (heads % kvHeads !== 0)
     fields.refuse("num_key_value_heads", `must divide num_attention_heads = ${heads}`);
   return { kind: "grouped", heads, kvHeads, headDim, scale };
+}
+
+function readLatentAttention(fields: Fields, heads: number, row: Family): AttentionConfig {
+  const nopeDim = fields.count("qk_nope_head_dim");
+  const ropeDim = fields.size("qk_rope_head_dim");
+  if (ropeDim % 2 !== 0) fields.refuse("qk_rope_head_dim", "must be even");
+  return {
+    kind: "latent",
+    heads,
+    queryRank: fields.has("q_lora_rank") ? fields.size("q_lora_rank") : undefined,
+    latentRank: fields.size("kv_lora_rank"),
+    ropeDim,
+    nopeDim,
+    valueDim: fields.size("v_head_dim"),
+    scale: (nopeDim + ropeDim) ** -0.5 * (row.scalesScores ? scoreScale(ropeSource(fields)) : 1),
+  };
 }

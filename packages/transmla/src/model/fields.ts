@@ -83,6 +83,13 @@ export class Fields {
     });
   }
 
+  /** A finite number. */
+  number(name: string, fallback?: number): number {
+    return this.#value(name, fallback, "a number", (value): value is number => {
+      return typeof value === "number" && Number.isFinite(value);
+    });
+  }
+
   /** A truth value. */
   flag(name: string, fallback?: boolean): boolean {
     return this.#value(name, fallback, "true or false", (value) => typeof value === "boolean");
@@ -111,6 +118,19 @@ export class Fields {
     return this.#value(name, undefined, "a list of texts", (value): value is readonly string[] => {
       return Array.isArray(value) && value.every((x) => typeof x === "string");
     });
+  }
+
+  /** A list of integers that are zero or positive, if present. */
+  counts(name: string): readonly number[] | undefined {
+    if (!this.has(name)) return undefined;
+    return this.#value(
+      name,
+      undefined,
+      "a list of integers",
+      (value): value is readonly number[] => {
+        return Array.isArray(value) && value.every((x) => Number.isInteger(x) && x >= 0);
+      },
+    );
   }
 
   /** A nested object. */

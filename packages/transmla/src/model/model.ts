@@ -1,5 +1,7 @@
 import {
   ArgumentError,
+  assign,
+  empty,
   fail,
   FormatError,
   StateError,
@@ -13,12 +15,24 @@ import type { ModelAssets } from "../assets.ts";
 import { KeyValueCache } from "./cache.ts";
 import type { HuggingFaceConfig, ModelConfig } from "./config.ts";
 import { parseConfig } from "./families.ts";
+import { fusedParts } from "./fused-projections.ts";
 import { NamedTensors } from "./named-tensors.ts";
 import { forward, type ForwardOptions } from "./transformer.ts";
 import { bindModel, type ModelWeights } from "./weights.ts";
 
 /** Buffers that old checkpoints store and every reader recomputes. */
 const recomputed = /\.rotary_emb\.inv_freq$/;
+
+/** Replaces fused projections by views of their parts. */
+function splitFused(tensors: Map<string, Tensor>, config: ModelConfig): void {
+  for (const [name, fused] of [...tensors]) {
+    const parts = fusedParts(name, config);
+    if (!parts || fused.shape[0] !== parts.at(-1)!.end) continue;
+    for (const part of parts) tensors.set(part.name, fused.slice(0, part.start, part.end));
+    tensors.delete(name);
+    fused.dispose();
+  }
+}
 
 /** A language model on a backend: its configuration, its weights, and what belongs to its text. */
 export class Model implements Disposable {
@@ -33,6 +47,7 @@ export class Model implements Disposable {
   /** All weights by their name in the checkpoint. */
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly #weights: ModelWeights<Tensor>;
+  readonly #stacks: Tensor[] = [];
   #disposed = false;
 
   /**
@@ -50,13 +65,15 @@ export class Model implements Disposable {
     tensors: ReadonlyMap<string, Tensor>,
     assets: ModelAssets,
   ) {
+    const named = new Map(tensors);
     this.backend = backend;
-    this.tensors = tensors;
+    this.tensors = named;
     this.huggingFaceConfig = json;
     this.assets = assets;
     try {
       this.config = parseConfig(json, `${assets.path ?? "model"}/config.json`);
-      const store = new NamedTensors(tensors, assets.path);
+      splitFused(named, this.config);
+      const store = new NamedTensors(named, assets.path, (names) => this.#stack(names, named));
       this.#weights = bindModel(store, this.config);
       const unused = store.unused().filter((name) => !recomputed.test(name));
       if (unused.length > 0) {
@@ -71,6 +88,21 @@ export class Model implements Disposable {
       this[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** Moves the experts of a layer into one tensor; they stay reachable as views of it. */
+  #stack(names: readonly string[], named: Map<string, Tensor>): Tensor {
+    const [rows, cols] = named.get(names[0]!)!.shape as [number, number];
+    const whole = empty(this.backend, [names.length, rows, cols]);
+    this.#stacks.push(whole);
+    names.forEach((name, i) => {
+      const expert = named.get(name)!;
+      using window = whole.slice(0, i, i + 1);
+      assign(window, expert);
+      named.set(name, window.reshape([rows, cols]));
+      expert.dispose();
+    });
+    return whole;
   }
 
   /** The number of weights. */
@@ -118,6 +150,6 @@ export class Model implements Disposable {
   /** Frees the weights. */
   [Symbol.dispose](): void {
     this.#disposed = true;
-    for (const weight of this.tensors.values()) weight.dispose();
+    for (const weight of [...this.tensors.values(), ...this.#stacks]) weight.dispose();
   }
 }

@@ -2,6 +2,13 @@ import { fail, FormatError, type Shape } from "@transmla/core";
 
 import type { WeightStore } from "./weights.ts";
 
+/** Stacks weights of one shape along a new first axis. */
+export type Stack<T> = (names: readonly string[], parts: readonly T[]) => T;
+
+const noStack = (): never => {
+  throw new TypeError("weights: these cannot be stacked");
+};
+
 /**
  * Named tensors that a layer's weights are taken from; it keeps account of what was taken.
  *
@@ -10,14 +17,17 @@ import type { WeightStore } from "./weights.ts";
 export class NamedTensors<T extends { readonly shape: Shape }> implements WeightStore<T> {
   readonly #tensors: ReadonlyMap<string, T>;
   readonly #source: string;
+  readonly #stack: Stack<T>;
   readonly #taken = new Set<string>();
 
   /**
    * @param tensors - The weights by name.
    * @param source - Where they come from, for errors.
+   * @param stack - How weights are stacked, where experts are to be taken.
    */
-  constructor(tensors: ReadonlyMap<string, T>, source = "weights") {
+  constructor(tensors: ReadonlyMap<string, T>, source = "weights", stack: Stack<T> = noStack) {
     this.#tensors = tensors;
+    this.#stack = stack;
     this.#source = source;
   }
 
@@ -41,6 +51,13 @@ export class NamedTensors<T extends { readonly shape: Shape }> implements Weight
     }
     this.#taken.add(name);
     return found;
+  }
+
+  takeStacked(names: readonly string[], shape: Shape): T {
+    return this.#stack(
+      names,
+      names.map((name) => this.take(name, shape)),
+    );
   }
 
   /** The names that nobody has taken. */

@@ -1,105 +1,191 @@
-import { tensor, type Backend, type Tensor } from "@transmla/core";
+import { empty, assign, tensor, type Backend, type Tensor } from "@transmla/core";
 
 import type { RopeConfig } from "./config.ts";
 import type { Fields } from "./fields.ts";
 
-/**
- * The frequencies of the original rotary embedding (Su et al. 2021): `theta^(-2i/dim)`.
- *
- * @param theta - The base, `rope_theta`.
- * @param dim - The rotated width; half as many frequencies.
- */
+/** The frequencies of the original rotary embedding (Su et al. 2021): `theta^(-2i/dim)`, half as many as `dim`. */
 function defaultFrequencies(theta: number, dim: number): number[] {
   return Array.from({ length: dim / 2 }, (_, i) => theta ** ((-2 * i) / dim));
 }
 
-/** Reads the scaling of one `rope_type` for frequencies that are given. */
-type Scaling = (
-  frequencies: readonly number[],
-  fields: Fields,
-  contextLength: number,
-) => Omit<RopeConfig, "interleaved">;
+/** What a scaling works on. */
+interface Unscaled {
+  readonly frequencies: readonly number[];
+  readonly theta: number;
+  /** The rotated width. */
+  readonly dim: number;
+  /** `max_position_embeddings`. */
+  readonly contextLength: number;
+  /** `original_max_position_embeddings`, wherever it is stated. */
+  readonly originalLength: () => number;
+}
+
+/** Reads the scaling of one `rope_type`. */
+type Scaling = (unscaled: Unscaled, fields: Fields) => Omit<RopeConfig, "interleaved">;
+
+/** The growth of attention scores with the context that YaRN compensates (Peng et al. 2023, section 3.4). */
+const mscale = (factor: number, weight = 1): number =>
+  factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1;
 
 const scalings: Readonly<Record<string, Scaling>> = {
-  default: (frequencies) => ({ frequencies, tableScale: 1 }),
+  default: ({ frequencies }) => ({ frequencies, tableScale: 1 }),
 
   /** Position interpolation (Chen et al. 2023). */
-  linear(frequencies, fields) {
+  linear({ frequencies }, fields) {
     const factor = fields.positive("factor");
     return { frequencies: frequencies.map((f) => f / factor), tableScale: 1 };
   },
 
+  /** Dynamic NTK: the base grows once the sequence is longer than the context. */
+  dynamic({ frequencies, theta, contextLength }, fields) {
+    const dynamic = { above: contextLength, factor: fields.positive("factor"), theta };
+    return { frequencies, tableScale: 1, dynamic };
+  },
+
   /** Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, and a smooth ramp lies between. */
-  llama3(frequencies, fields) {
+  llama3({ frequencies, originalLength }, fields) {
     const factor = fields.positive("factor");
     const low = fields.positive("low_freq_factor");
     const high = fields.positive("high_freq_factor");
-    const original = fields.size("original_max_position_embeddings");
     if (high <= low) fields.refuse("high_freq_factor", `must be above low_freq_factor = ${low}`);
     const scaled = frequencies.map((f) => {
-      const turns = (original * f) / (2 * Math.PI); // over the original context
+      const turns = (originalLength() * f) / (2 * Math.PI); // over the original context
       const kept = Math.min(Math.max((turns - low) / (high - low), 0), 1);
       return (1 - kept) * (f / factor) + kept * f;
     });
     return { frequencies: scaled, tableScale: 1 };
   },
 
-  /** LongRoPE (Ding et al. 2024): an explicit factor for each frequency. */
-  longrope(frequencies, fields, contextLength) {
-    const short = fields.positives("short_factor", frequencies.length);
-    const long = fields.positives("long_factor", frequencies.length);
-    if (long.some((factor, i) => factor !== short[i])) {
-      fields.refuse(
-        "long_factor",
-        "differs from short_factor; frequencies that depend on the length are not supported",
-      );
-    }
-    const original = fields.size("original_max_position_embeddings", contextLength);
-    const factor = fields.positive("factor", contextLength / original);
-    const derived = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original));
-    return {
-      frequencies: frequencies.map((f, i) => f / short[i]!),
-      tableScale: fields.positive("attention_factor", derived),
-    };
+  /** YaRN (Peng et al. 2023): interpolation of slow frequencies, with a ramp over the index of the pair. */
+  yarn({ frequencies, theta, dim, originalLength }, fields) {
+    const factor = fields.positive("factor");
+    const pairAt = (turns: number): number =>
+      (dim * Math.log(originalLength() / (turns * 2 * Math.PI))) / (2 * Math.log(theta));
+    const round = fields.flag("truncate", true);
+    const [first, last] = [
+      pairAt(fields.positive("beta_fast", 32)),
+      pairAt(fields.positive("beta_slow", 1)),
+    ];
+    const low = Math.max(round ? Math.floor(first) : first, 0);
+    const high = Math.min(round ? Math.ceil(last) : last, dim - 1);
+    const width = low === high ? 0.001 : high - low; // as Transformers avoids the division by zero
+    const scaled = frequencies.map((f, i) => {
+      const slowed = Math.min(Math.max((i - low) / width, 0), 1);
+      return (f / factor) * slowed + f * (1 - slowed);
+    });
+    const weights = [fields.number("mscale", 0), fields.number("mscale_all_dim", 0)] as const;
+    const derived =
+      weights[0] && weights[1]
+        ? mscale(factor, weights[0]) / mscale(factor, weights[1])
+        : mscale(factor);
+    return { frequencies: scaled, tableScale: fields.positive("attention_factor", derived) };
   },
+
+  longrope,
+  su: longrope,
 };
 
-/**
- * Reads the rotary embedding of a configuration, in the form of Transformers 5 (`rope_parameters`) or the older one
- * (`rope_theta` and `rope_scaling`).
- *
- * @param fields - The whole configuration.
- * @param dim - The rotated width.
- * @param interleaved - Which components form pairs.
- * @param contextLength - `max_position_embeddings`.
- */
-export function readRope(
+/** LongRoPE (Ding et al. 2024): an explicit factor for each frequency, others beyond the original context. */
+function longrope(
+  { frequencies, contextLength, originalLength }: Unscaled,
   fields: Fields,
-  dim: number,
-  interleaved: boolean,
-  contextLength: number,
-): RopeConfig {
+): Omit<RopeConfig, "interleaved"> {
+  const divided = (name: string): number[] => {
+    const factors = fields.positives(name, frequencies.length);
+    return frequencies.map((f, i) => f / factors[i]!);
+  };
+  const [short, long] = [divided("short_factor"), divided("long_factor")];
+  const above = originalLength();
+  const factor = fields.positive("factor", contextLength / above);
+  const derived = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(above));
+  return {
+    frequencies: short,
+    tableScale: fields.positive("attention_factor", derived),
+    ...(long.some((f, i) => f !== short[i]) ? { long: { above, frequencies: long } } : {}),
+  };
+}
+
+/** Where a rotary embedding is stated: the whole configuration, and what scales it. */
+export interface RopeSource {
+  /** The configuration. */
+  readonly fields: Fields;
+  /** `rope_parameters` (Transformers 5) or `rope_scaling`; absent for no scaling. */
+  readonly scaling: Fields | undefined;
+  /** The base. */
+  readonly theta: number;
+}
+
+/**
+ * Where the rotary embedding of a configuration is stated, in the form of Transformers 5 or the older one.
+ *
+ * @param fields - The configuration.
+ */
+export function ropeSource(fields: Fields): RopeSource {
   const current = fields.has("rope_parameters") ? fields.object("rope_parameters") : undefined;
   const scaling =
     current ?? (fields.has("rope_scaling") ? fields.object("rope_scaling") : undefined);
   const theta = (current?.has("rope_theta") ? current : fields).positive("rope_theta", 10_000);
+  return { fields, scaling, theta };
+}
+
+/**
+ * Reads a rotary embedding.
+ *
+ * @param source - Where it is stated.
+ * @param headDim - The width of a head; with a `partial_rotary_factor` only its first part is rotated.
+ * @param interleaved - Which components form pairs.
+ */
+export function readRope(
+  { fields, scaling, theta }: RopeSource,
+  headDim: number,
+  interleaved: boolean,
+): RopeConfig {
+  const contextLength = fields.size("max_position_embeddings");
   const type = scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
-  const partial = (current?.has("partial_rotary_factor") ? current : fields).positive(
+  const partial = (scaling?.has("partial_rotary_factor") ? scaling : fields).positive(
     "partial_rotary_factor",
     1,
   );
-  if (partial !== 1) fields.refuse("partial_rotary_factor", "is not supported");
-  const read = Object.hasOwn(scalings, type) ? scalings[type] : undefined;
-  if (!read) {
-    return scaling!.refuse(
-      scaling!.has("rope_type") ? "rope_type" : "type",
-      `is not supported; known: ${Object.keys(scalings).join(", ")}`,
+  const dim = Math.floor(headDim * partial);
+  if (dim < 2 || dim > headDim || dim % 2 !== 0) {
+    fields.refuse(
+      "partial_rotary_factor",
+      `rotates ${dim} of ${headDim} components; it must be an even number of them`,
     );
   }
-  return { ...read(defaultFrequencies(theta, dim), scaling ?? fields, contextLength), interleaved };
+  const read = Object.hasOwn(scalings, type) ? scalings[type] : undefined;
+  if (!read) {
+    const known = Object.keys(scalings).join(", ");
+    return scaling!.refuse(
+      scaling!.has("rope_type") ? "rope_type" : "type",
+      `is not supported; known: ${known}`,
+    );
+  }
+  const original = "original_max_position_embeddings";
+  const originalLength = (): number =>
+    (scaling?.has(original) ? scaling : fields).size(original, contextLength);
+  const unscaled = {
+    frequencies: defaultFrequencies(theta, dim),
+    theta,
+    dim,
+    contextLength,
+    originalLength,
+  };
+  return { ...read(unscaled, scaling ?? fields), interleaved };
 }
 
-/** Cosines and sines of every position, `[positions, d/2]` each. */
+/**
+ * What DeepSeek multiplies its softmax scale by where the rotary embedding is scaled: the square of YaRN's mscale.
+ *
+ * @param source - Where the rotary embedding is stated.
+ */
+export function scoreScale({ scaling }: RopeSource): number {
+  const weight = scaling?.number("mscale_all_dim", 0) ?? 0;
+  const scaled = scaling?.text("rope_type", scaling.text("type", "default")) !== "default";
+  return scaling && scaled && weight ? mscale(scaling.positive("factor"), weight) ** 2 : 1;
+}
+
+/** Cosines and sines of positions, `[positions, pairs]` each. */
 export interface RopeTables {
   /** Cosines, times the table scale. */
   readonly cos: Tensor;
@@ -107,22 +193,83 @@ export interface RopeTables {
   readonly sin: Tensor;
 }
 
+/** The frequencies for tokens that enter when the sequence has reached a length. */
+function frequenciesAt(rope: RopeConfig, length: number): readonly number[] {
+  if (rope.long && length > rope.long.above) return rope.long.frequencies;
+  if (rope.dynamic && length > rope.dynamic.above) {
+    const { theta, factor, above } = rope.dynamic;
+    const dim = 2 * rope.frequencies.length;
+    const growth = (factor * length) / above - (factor - 1);
+    return defaultFrequencies(theta * growth ** (dim / (dim - 2)), dim);
+  }
+  return rope.frequencies;
+}
+
 /**
- * Computes the rotation tables of positions 0, 1, 2 ... in f64, with one rounding.
- *
- * @param backend - Where the tables live; the caller disposes of both.
- * @param rope - Frequencies and scale.
- * @param positions - How many.
+ * The rotation tables of one sequence. Angles, cosines and sines are computed in f64 and rounded once. Where the
+ * frequencies depend on the length, keys keep the rotation that they entered with, as in Transformers.
  */
-export function ropeTables(backend: Backend, rope: RopeConfig, positions: number): RopeTables {
-  const pairs = rope.frequencies.length;
-  const table = (fn: (angle: number) => number): Tensor => {
-    const values = new Float32Array(positions * pairs);
-    for (let t = 0; t < positions; t++) {
-      for (let i = 0; i < pairs; i++)
-        values[t * pairs + i] = fn(t * rope.frequencies[i]!) * rope.tableScale;
+export class SequenceTables implements Disposable {
+  readonly #rope: RopeConfig;
+  readonly #tables: RopeTables;
+
+  /**
+   * @param backend - Where the tables live.
+   * @param rope - Frequencies and scale.
+   * @param capacity - How many positions.
+   */
+  constructor(backend: Backend, rope: RopeConfig, capacity: number) {
+    const shape = [capacity, rope.frequencies.length];
+    this.#rope = rope;
+    this.#tables = { cos: empty(backend, shape), sin: empty(backend, shape) };
+    this.#write(0, capacity, rope.frequencies);
+  }
+
+  #write(start: number, end: number, frequencies: readonly number[]): void {
+    const pairs = frequencies.length;
+    for (const [table, fn] of [
+      [this.#tables.cos, Math.cos],
+      [this.#tables.sin, Math.sin],
+    ] as const) {
+      const values = new Float32Array((end - start) * pairs);
+      for (let t = start; t < end; t++) {
+        frequencies.forEach((frequency, i) => {
+          values[(t - start) * pairs + i] = fn(t * frequency) * this.#rope.tableScale;
+        });
+      }
+      using rows = tensor(table.backend, values, [end - start, pairs]);
+      using window = table.slice(0, start, end);
+      assign(window, rows);
     }
-    return tensor(backend, values, [positions, pairs]);
-  };
-  return { cos: table(Math.cos), sin: table(Math.sin) };
+  }
+
+  /**
+   * Settles the rotation of positions that enter now.
+   *
+   * @param start - The first of them.
+   * @param end - One past the last: the length of the sequence.
+   */
+  enter(start: number, end: number): void {
+    if (this.#rope.long ?? this.#rope.dynamic)
+      this.#write(start, end, frequenciesAt(this.#rope, end));
+  }
+
+  /**
+   * The tables of a range of positions, as views.
+   *
+   * @param start - The first.
+   * @param end - One past the last.
+   */
+  range(start: number, end: number): RopeTables {
+    return {
+      cos: this.#tables.cos.slice(0, start, end),
+      sin: this.#tables.sin.slice(0, start, end),
+    };
+  }
+
+  /** Frees the tables. */
+  [Symbol.dispose](): void {
+    this.#tables.cos.dispose();
+    this.#tables.sin.dispose();
+  }
 }

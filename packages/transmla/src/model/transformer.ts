@@ -1,16 +1,16 @@
-import { add, gatedActivation, gather, matmul, rmsNorm, scope, type Tensor } from "@transmla/core";
+import { add, affine, gather, matmul, rmsNorm, scope, unary, type Tensor } from "@transmla/core";
 
 import {
   factoredAttention,
   groupedAttention,
   latentAttention,
-  linear,
+  rotateHeads,
   type AttentionContext,
   type LatentForm,
 } from "./attention.ts";
 import type { KeyValueCache } from "./cache.ts";
 import type { AttentionConfig, ModelConfig } from "./config.ts";
-import type { RopeTables } from "./rope.ts";
+import { feedForward } from "./feed-forward.ts";
 import type { AttentionWeights, LayerWeights, ModelWeights } from "./weights.ts";
 
 /** Choices of one forward pass. */
@@ -44,50 +44,76 @@ export function forward(
   options: ForwardOptions = {},
 ): Tensor {
   const T = ids.shape[0]!;
-  cache.reserve(T);
+  cache.enter(T);
   const logits = scope(() => {
-    const tables = (end: number, start: number): RopeTables => {
-      return { cos: cache.rope.cos.slice(0, start, end), sin: cache.rope.sin.slice(0, start, end) };
-    };
-    const end = cache.length + T;
-    const positions = { tables: tables(end, cache.length), allTables: tables(end, 0) };
-    let x = gather(weights.embeddings, ids);
+    let x = affine(gather(weights.embeddings, ids), config.embeddingScale);
     weights.layers.forEach((layer, index) => {
       options.onHidden?.(index, x);
-      const { interleaved } = config.rope;
-      const context = {
-        ...positions,
-        interleaved,
-        cache: cache.layers[index]!,
-        window: config.windows[index],
-      };
       const before = x;
-      x = scope(() =>
-        decoderLayer(before, layer, config, { ...context, latentForm: options.latentForm }),
-      );
+      x = scope(() => decoderLayer(before, layer, config, index, cache, options.latentForm));
       before.dispose();
     });
     options.onHidden?.(config.layers, x);
     const last = options.logits === "all" ? x : x.slice(0, T - 1, T);
-    const normed = rmsNorm(last, weights.norm, { eps: config.normEps, offset: 0 });
-    return matmul(normed, weights.head.transpose());
+    const y = matmul(normalise(last, weights.norm, config), weights.head.transpose());
+    return config.logitCap === undefined
+      ? y
+      : affine(unary("tanh", y, 1 / config.logitCap), config.logitCap);
   });
   cache.advance(T);
   return logits;
 }
 
-/** One layer: attention and feed-forward, each on the normalised residual stream and added to it. */
-function decoderLayer(
+const normalise = (x: Tensor, weight: Tensor, { normEps, normOffset }: ModelConfig): Tensor =>
+  rmsNorm(x, weight, { eps: normEps, offset: normOffset });
+
+/**
+ * One layer: attention and feed-forward, each on the normalised residual stream and added to it.
+ *
+ * @param x - The residual stream `[T, hidden]`.
+ * @param w - The weights of the layer.
+ * @param config - The model.
+ * @param layer - Which layer.
+ * @param cache - The sequence; its length is that before these tokens.
+ * @param latentForm - Forces one form of latent attention.
+ */
+export function decoderLayer(
   x: Tensor,
   w: LayerWeights<Tensor>,
   config: ModelConfig,
-  context: AttentionContext,
+  layer: number,
+  cache: KeyValueCache,
+  latentForm?: LatentForm,
 ): Tensor {
-  const norm = (stream: Tensor, weight: Tensor): Tensor =>
-    rmsNorm(stream, weight, { eps: config.normEps, offset: 0 });
-  const y = add(x, attend(norm(x, w.attentionNorm), w.attention, config.attention, context));
-  const h = norm(y, w.feedForwardNorm);
-  return add(y, linear(gatedActivation(linear(h, w.gate), linear(h, w.up), "silu"), w.down));
+  const norm = (stream: Tensor, weight: Tensor): Tensor => normalise(stream, weight, config);
+  const out = (branch: Tensor, weight: Tensor | undefined): Tensor =>
+    weight ? norm(branch, weight) : branch;
+  const context = { ...positions(x.shape[0]!, config, layer, cache), norm, latentForm };
+  const mixed = attend(norm(x, w.attentionNorm), w.attention, config.attention, context);
+  const y = add(x, out(mixed, w.attentionOutNorm));
+  const moved = feedForward(norm(y, w.feedForwardNorm), w.feedForward, config, layer);
+  return add(y, out(moved, w.feedForwardOutNorm));
+}
+
+/** Rotation, cache and mask of the next T positions of a layer. */
+function positions(
+  T: number,
+  config: ModelConfig,
+  layer: number,
+  cache: KeyValueCache,
+): Omit<AttentionContext, "norm" | "latentForm"> {
+  const end = cache.length + T;
+  const tables = cache.rotations[layer];
+  const interleaved = config.ropes[layer]?.interleaved ?? false;
+  const rotate = (start: number) => (heads: Tensor) =>
+    tables ? rotateHeads(heads, tables.range(start, end), interleaved) : heads;
+  return {
+    rotate: rotate(cache.length),
+    rotateAll: rotate(0),
+    cache: cache.layers[layer]!,
+    window: config.windows[layer],
+    cap: config.scoreCap,
+  };
 }
 
 function attend(

@@ -1,6 +1,7 @@
 import type { Shape } from "@transmla/core";
 
 import type {
+  ExpertsConfig,
   FactoredAttention,
   GroupedAttention,
   LatentAttention,
@@ -16,8 +17,16 @@ export interface Linear<T> {
   readonly bias: T | undefined;
 }
 
+/** Norms over the width of each query and key head, before RoPE, where a family has them. */
+export interface HeadNorms<T> {
+  /** `q_norm`. */
+  readonly queryNorm?: T | undefined;
+  /** `k_norm`. */
+  readonly keyNorm?: T | undefined;
+}
+
 /** Grouped-query attention: `q_proj`, `k_proj`, `v_proj`, `o_proj`. */
-export interface GroupedWeights<T> {
+export interface GroupedWeights<T> extends HeadNorms<T> {
   readonly q: Linear<T>;
   readonly k: Linear<T>;
   readonly v: Linear<T>;
@@ -25,7 +34,7 @@ export interface GroupedWeights<T> {
 }
 
 /** TransMLA v1: keys are `k_b(k_a(x))`, values `v_b(v_a(x))`. */
-export interface FactoredWeights<T> {
+export interface FactoredWeights<T> extends HeadNorms<T> {
   readonly q: Linear<T>;
   readonly keyDown: Linear<T>;
   readonly keyUp: Linear<T>;
@@ -62,14 +71,39 @@ export type AttentionWeights<T> =
   | ({ readonly kind: "factored" } & FactoredWeights<T>)
   | ({ readonly kind: "latent" } & LatentWeights<T>);
 
+/** A gated feed-forward layer: `down(act(gate(x)) * up(x))`. */
+export interface DenseWeights<T> {
+  readonly gate: Linear<T>;
+  readonly up: Linear<T>;
+  readonly down: Linear<T>;
+}
+
+/** A mixture of experts; the projections of all experts are stacked, `[experts, out, in]`. */
+export interface ExpertsWeights<T> {
+  /** `[experts, hidden]`. */
+  readonly router: T;
+  /** Added to the scores when experts are chosen: `e_score_correction_bias`. */
+  readonly correction: T | undefined;
+  readonly gate: T;
+  readonly up: T;
+  readonly down: T;
+  /** The expert that serves every token. */
+  readonly shared: DenseWeights<T> | undefined;
+}
+
+/** The feed-forward weights of a layer. */
+export type FeedForwardWeights<T> =
+  | ({ readonly kind: "dense" } & DenseWeights<T>)
+  | ({ readonly kind: "experts" } & ExpertsWeights<T>);
+
 /** One decoder layer. */
 export interface LayerWeights<T> {
   readonly attentionNorm: T;
   readonly attention: AttentionWeights<T>;
+  readonly attentionOutNorm: T | undefined;
   readonly feedForwardNorm: T;
-  readonly gate: Linear<T>;
-  readonly up: Linear<T>;
-  readonly down: Linear<T>;
+  readonly feedForward: FeedForwardWeights<T>;
+  readonly feedForwardOutNorm: T | undefined;
 }
 
 /** All weights of a model. */
@@ -87,6 +121,8 @@ export interface WeightStore<T> {
   has(name: string): boolean;
   /** The weight, which must have this shape. */
   take(name: string, shape: Shape): T;
+  /** Weights of one shape, stacked along a new first axis. */
+  takeStacked(names: readonly string[], shape: Shape): T;
 }
 
 /** The prefix of a layer's names. */
@@ -113,25 +149,78 @@ export function bindModel<T>(store: WeightStore<T>, config: ModelConfig): ModelW
   };
 }
 
-/**
- * Takes the weights of one layer from a store.
- *
- * @param store - Named weights.
- * @param config - The model.
- * @param layer - Which layer, from 0.
- */
+/** Takes the weights of one layer from a store. */
 function bindLayer<T>(store: WeightStore<T>, config: ModelConfig, layer: number): LayerWeights<T> {
   const prefix = layerPrefix(layer);
-  const { hiddenSize: hidden, intermediateSize: inner } = config;
-  const mlp = (name: string, rows: number, cols: number): Linear<T> =>
-    linear(store, `${prefix}mlp.${name}`, rows, cols);
+  const norm = (name: string): T => store.take(`${prefix}${name}.weight`, [config.hiddenSize]);
+  const optional = (name: string | undefined): T | undefined =>
+    name === undefined ? undefined : norm(name);
+  const { norms } = config;
   return {
-    attentionNorm: store.take(`${prefix}input_layernorm.weight`, [hidden]),
+    attentionNorm: norm(norms.attention),
     attention: bindAttention(store, config, layer),
-    feedForwardNorm: store.take(`${prefix}post_attention_layernorm.weight`, [hidden]),
-    gate: mlp("gate_proj", inner, hidden),
-    up: mlp("up_proj", inner, hidden),
-    down: mlp("down_proj", hidden, inner),
+    attentionOutNorm: optional(norms.attentionOut),
+    feedForwardNorm: norm(norms.feedForward),
+    feedForward: bindFeedForward(store, config, layer),
+    feedForwardOutNorm: optional(norms.feedForwardOut),
+  };
+}
+
+function bindFeedForward<T>(
+  store: WeightStore<T>,
+  config: ModelConfig,
+  layer: number,
+): FeedForwardWeights<T> {
+  const experts = config.experts[layer];
+  if (experts)
+    return {
+      kind: "experts",
+      ...bindExperts(store, experts, config.hiddenSize, layerPrefix(layer)),
+    };
+  return {
+    kind: "dense",
+    ...bindDense(store, `${layerPrefix(layer)}mlp`, config.intermediateSize, config.hiddenSize),
+  };
+}
+
+function bindDense<T>(
+  store: WeightStore<T>,
+  prefix: string,
+  inner: number,
+  hidden: number,
+): DenseWeights<T> {
+  return {
+    gate: linear(store, `${prefix}.gate_proj`, inner, hidden),
+    up: linear(store, `${prefix}.up_proj`, inner, hidden),
+    down: linear(store, `${prefix}.down_proj`, hidden, inner),
+  };
+}
+
+function bindExperts<T>(
+  store: WeightStore<T>,
+  { count, width, sharedWidth, names }: ExpertsConfig,
+  hidden: number,
+  layer: string,
+): ExpertsWeights<T> {
+  const prefix = `${layer}${names.prefix}`;
+  const stack = (projection: string, rows: number, cols: number): T => {
+    const each = Array.from(
+      { length: count },
+      (_, expert) => `${prefix}.experts.${expert}.${projection}.weight`,
+    );
+    return store.takeStacked(each, [rows, cols]);
+  };
+  const correction = `${prefix}.gate.e_score_correction_bias`;
+  return {
+    router: store.take(`${prefix}.gate.weight`, [count, hidden]),
+    correction: store.has(correction) ? store.take(correction, [count]) : undefined,
+    gate: stack(names.gate, width, hidden),
+    up: stack(names.up, width, hidden),
+    down: stack(names.down, hidden, width),
+    shared:
+      sharedWidth > 0
+        ? bindDense(store, `${prefix}.shared_experts`, sharedWidth, hidden)
+        : undefined,
   };
 }
 
@@ -157,11 +246,24 @@ export function bindAttention<T>(
   const prefix = `${layerPrefix(layer)}self_attn.`;
   const take = (name: string, rows: number, cols: number): Linear<T> =>
     linear(store, prefix + name, rows, cols);
+  const headNorms = (headDim: number): HeadNorms<T> => {
+    const optional = (name: string): T | undefined =>
+      store.has(prefix + name) ? store.take(prefix + name, [headDim]) : undefined;
+    return { queryNorm: optional("q_norm.weight"), keyNorm: optional("k_norm.weight") };
+  };
   switch (attention.kind) {
     case "grouped":
-      return { kind: "grouped", ...bindGrouped(take, attention, hiddenSize) };
+      return {
+        kind: "grouped",
+        ...bindGrouped(take, attention, hiddenSize),
+        ...headNorms(attention.headDim),
+      };
     case "factored":
-      return { kind: "factored", ...bindFactored(take, attention, hiddenSize) };
+      return {
+        kind: "factored",
+        ...bindFactored(take, attention, hiddenSize),
+        ...headNorms(attention.headDim),
+      };
     case "latent":
       return {
         kind: "latent",
@@ -178,7 +280,7 @@ function bindGrouped<T>(
   take: TakeLinear<T>,
   c: GroupedAttention,
   hidden: number,
-): GroupedWeights<T> {
+): Omit<GroupedWeights<T>, keyof HeadNorms<T>> {
   return {
     q: take("q_proj", c.heads * c.headDim, hidden),
     k: take("k_proj", c.kvHeads * c.headDim, hidden),
@@ -191,7 +293,7 @@ function bindFactored<T>(
   take: TakeLinear<T>,
   c: FactoredAttention,
   hidden: number,
-): FactoredWeights<T> {
+): Omit<FactoredWeights<T>, keyof HeadNorms<T>> {
   return {
     q: take("q_proj", c.heads * c.headDim, hidden),
     keyDown: take("k_a_proj", c.keyRank, hidden),

@@ -111,7 +111,7 @@ test("an unknown model_type", async () => {
   await expectError(
     await convertMerged(),
     1,
-    'DIR/model/config.json: model_type "mamba" is not supported; known: llama, mistral, qwen2, deepseek_v3',
+    'DIR/model/config.json: model_type "mamba" is not supported; known: llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, smollm3, phi3, gemma2, gemma3_text, deepseek_v2, deepseek_v3, youtu',
   );
 });
 

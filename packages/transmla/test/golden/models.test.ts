@@ -28,10 +28,26 @@ const models = [
   "llama-bias",
   "llama-rope-linear",
   "llama-rope-llama3",
+  "llama-rope-yarn",
+  "llama-rope-dynamic",
   "mistral-sliding",
+  "mixtral",
   "qwen2",
   "qwen2-tied",
   "qwen2-sliding",
+  "qwen3",
+  "qwen3-tied",
+  "qwen3-moe",
+  "gemma2",
+  "gemma3-text",
+  "phi3",
+  "phi3-sliding",
+  "phi3-longrope",
+  "phi3-longrope-partial",
+  "smollm3",
+  "deepseek2-dense",
+  "deepseek2-moe",
+  "deepseek2-qlora-moe-groups",
   "deepseek3-dense",
   "deepseek3-dense-bias",
   "deepseek3-dense-halfrope",
@@ -39,7 +55,13 @@ const models = [
   "deepseek3-dense-tied",
   "deepseek3-latent-eps",
   "deepseek3-longrope",
+  "deepseek3-yarn",
+  "deepseek3-moe",
+  "youtu",
 ];
+
+/** Transformers 5.23 sets the embedding of the padding token to zero when it loads these, so its logit is 0 there. */
+const clearsPadding: Readonly<Record<string, number>> = { youtu: 0 };
 
 const backend = await cpuBackend();
 afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
@@ -86,9 +108,11 @@ describe.skipIf(!hasShared("fixtures/models"))("golden values of Transformers", 
           logits: "all",
           onHidden: (_layer, x) => hidden.push(keep(x.slice(0, 0, ids.length))),
         });
-        expect(
-          largestDifference(await logits.read(), await expected.numbers("logits")),
-        ).toBeLessThan(TOLERANCE);
+        const vocab = model.config.vocabSize;
+        const found = (await logits.read()).map((x, i) =>
+          i % vocab === clearsPadding[name] ? 0 : x,
+        );
+        expect(largestDifference(found, await expected.numbers("logits"))).toBeLessThan(TOLERANCE);
       }
       for (const [layer, x] of hidden.entries()) {
         const values = await x.read();
@@ -99,7 +123,8 @@ describe.skipIf(!hasShared("fixtures/models"))("golden values of Transformers", 
       }
 
       const greedy: number[] = [];
-      const options = { maxTokens: golden.greedy_tokens.length, ignoreEnd: true };
+      using cache = model.createCache(ids.length + golden.greedy_tokens.length);
+      const options = { maxTokens: golden.greedy_tokens.length, ignoreEnd: true, cache };
       for await (const { id } of generate(model, ids, options)) greedy.push(id);
       expect(greedy).toEqual(golden.greedy_tokens);
       await expected.close();

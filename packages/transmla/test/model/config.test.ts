@@ -1,7 +1,8 @@
 import { fc, test as prop } from "@fast-check/vitest";
 import { describe, expect, test } from "vitest";
 
-import { parseConfig, unknownFields } from "../../src/model/families.ts";
+import { familyNames, parseConfig } from "../../src/model/families.ts";
+import { unknownFields } from "../../src/model/known-fields.ts";
 
 const llama = {
   model_type: "llama",
@@ -15,7 +16,11 @@ const llama = {
   rms_norm_eps: 1e-5,
 };
 
+const known = familyNames.join(", ");
+
 test("a llama configuration", () => {
+  const frequencies = [1, 0.1, 0.01, 0.001].map((f) => expect.closeTo(f, 12) as number);
+  const rope = { frequencies, interleaved: false, tableScale: 1 };
   expect(parseConfig(llama)).toEqual({
     family: "llama",
     layers: 3,
@@ -24,14 +29,17 @@ test("a llama configuration", () => {
     vocabSize: 512,
     contextLength: 256,
     normEps: 1e-5,
+    normOffset: 0,
+    norms: { attention: "input_layernorm", feedForward: "post_attention_layernorm" },
+    activation: "silu",
+    embeddingScale: 1,
+    logitCap: undefined,
+    scoreCap: undefined,
     tiedEmbeddings: false,
-    rope: {
-      frequencies: [1, 0.1, 0.01, 0.001].map((f) => expect.closeTo(f, 12) as number),
-      interleaved: false,
-      tableScale: 1,
-    },
     attention: { kind: "grouped", heads: 8, kvHeads: 4, headDim: 8, scale: 8 ** -0.5 },
+    ropes: [rope, rope, rope],
     windows: [undefined, undefined, undefined],
+    experts: [undefined, undefined, undefined],
   });
 });
 
@@ -71,7 +79,7 @@ describe("windows", () => {
 
 describe("rotary embeddings", () => {
   const scaled = (scaling: object): readonly number[] =>
-    parseConfig({ ...llama, rope_scaling: scaling }).rope.frequencies;
+    parseConfig({ ...llama, rope_scaling: scaling }).ropes[0]!.frequencies;
 
   test("both forms of the fields give the same", () => {
     const scaling = { rope_type: "linear", factor: 4 };
@@ -100,7 +108,7 @@ describe("rotary embeddings", () => {
 
   test("longrope divides by its list and scales the tables", () => {
     const factors = [1, 2, 3, 4];
-    const { rope } = parseConfig({
+    const { ropes } = parseConfig({
       ...llama,
       rope_scaling: {
         type: "longrope",
@@ -110,19 +118,16 @@ describe("rotary embeddings", () => {
         original_max_position_embeddings: 64,
       },
     });
-    expect(rope.frequencies[3]).toBeCloseTo(0.001 / 4, 12);
-    expect(rope.tableScale).toBeCloseTo(Math.sqrt(1 + Math.log(4) / Math.log(64)), 12);
+    expect(ropes[0]!.frequencies[3]).toBeCloseTo(0.001 / 4, 12);
+    expect(ropes[0]!.tableScale).toBeCloseTo(Math.sqrt(1 + Math.log(4) / Math.log(64)), 12);
   });
 });
 
 test.each([
-  [
-    { model_type: "mamba" },
-    'config.json: model_type "mamba" is not supported; known: llama, mistral, qwen2, deepseek_v3',
-  ],
+  [{ model_type: "mamba" }, `config.json: model_type "mamba" is not supported; known: ${known}`],
   [
     { model_type: "__proto__" },
-    'config.json: model_type "__proto__" is not supported; known: llama, mistral, qwen2, deepseek_v3',
+    `config.json: model_type "__proto__" is not supported; known: ${known}`,
   ],
   [
     { hidden_size: "64" },
@@ -145,47 +150,111 @@ test.each([
     "config.json: num_attention_heads = 7 does not divide hidden_size = 64, and there is no head_dim",
   ],
   [{ head_dim: 7 }, "config.json: head_dim = 7 must be even"],
-  [{ hidden_act: "gelu" }, 'config.json: hidden_act = "gelu" is not supported for llama'],
+  [
+    { hidden_act: "gelu" },
+    'config.json: hidden_act = "gelu" is not supported; known: silu, swish, gelu_pytorch_tanh',
+  ],
   [
     { final_logit_softcapping: 30 },
     "config.json: final_logit_softcapping = 30 is not supported for llama",
   ],
   [{ quantization_config: {} }, "config.json: quantization_config = {} is not supported for llama"],
   [
-    { rope_scaling: { type: "yarn" } },
-    'config.json: rope_scaling.type = "yarn" is not supported; known: default, linear, llama3, longrope',
+    { rope_scaling: { type: "ntk" } },
+    'config.json: rope_scaling.type = "ntk" is not supported; known: default, linear, dynamic, llama3, yarn, longrope, su',
   ],
   [
     { rope_scaling: { type: "linear" } },
     "config.json: rope_scaling.factor must be a number above 0, it is missing",
   ],
   [{ rope_scaling: 3 }, "config.json: rope_scaling must be a JSON object"],
-  [{ partial_rotary_factor: 0.5 }, "config.json: partial_rotary_factor = 0.5 is not supported"],
+  [
+    { partial_rotary_factor: 0.4 },
+    "config.json: partial_rotary_factor = 0.4 rotates 3 of 8 components; it must be an even number of them",
+  ],
   [{ transmla: { version: 2 } }, "config.json: transmla.version = 2 is not supported; known: 1"],
 ])("refuses %j", (change, message) => {
   expect(() => parseConfig({ ...llama, ...change })).toThrow(message);
 });
 
-test("refuses frequencies that depend on the length", () => {
+test("longrope with two lists changes with the length", () => {
   const scaling = { type: "longrope", short_factor: [1, 1, 1, 1], long_factor: [1, 1, 1, 2] };
-  expect(() => parseConfig({ ...llama, rope_scaling: scaling })).toThrow(
-    "config.json: rope_scaling.long_factor = [1,1,1,2] differs from short_factor; frequencies that depend on the length are not supported",
-  );
+  const fields = { ...llama, original_max_position_embeddings: 64, rope_scaling: scaling };
+  expect(parseConfig(fields).ropes[0]!.long?.above).toBe(64);
 });
 
-test("refuses layers with experts", () => {
-  const deepseek = {
-    ...llama,
-    model_type: "deepseek_v3",
-    kv_lora_rank: 8,
-    qk_nope_head_dim: 4,
-    qk_rope_head_dim: 4,
-    v_head_dim: 4,
-  };
-  expect(parseConfig({ ...deepseek, first_k_dense_replace: 3 }).attention.kind).toBe("latent");
-  expect(() => parseConfig({ ...deepseek, first_k_dense_replace: 1 })).toThrow(
-    "config.json: first_k_dense_replace = 1 is below num_hidden_layers = 3: layers with experts are not supported",
-  );
+describe("families", () => {
+  test("gemma2 scales embeddings, caps scores and logits, and looks back in every other layer", () => {
+    const gemma = {
+      ...llama,
+      model_type: "gemma2",
+      head_dim: 8,
+      sliding_window: 32,
+      attn_logit_softcapping: 50,
+      final_logit_softcapping: 30,
+      query_pre_attn_scalar: 16,
+    };
+    expect(parseConfig(gemma)).toMatchObject({
+      embeddingScale: 8,
+      normOffset: 1,
+      scoreCap: 50,
+      logitCap: 30,
+      activation: "gelu",
+      tiedEmbeddings: true,
+      attention: { scale: 0.25 },
+      windows: [32, undefined, 32],
+    });
+  });
+
+  test("smollm3 has layers without positions", () => {
+    const { ropes } = parseConfig({ ...llama, model_type: "smollm3", no_rope_layers: [1, 0, 1] });
+    expect(ropes.map((rope) => rope === undefined)).toEqual([false, true, false]);
+  });
+
+  test("deepseek_v3 has experts behind its first layers", () => {
+    const { experts } = parseConfig({
+      ...llama,
+      model_type: "deepseek_v3",
+      kv_lora_rank: 8,
+      qk_nope_head_dim: 4,
+      qk_rope_head_dim: 4,
+      v_head_dim: 4,
+      first_k_dense_replace: 1,
+      n_routed_experts: 16,
+      n_shared_experts: 2,
+      num_experts_per_tok: 4,
+      moe_intermediate_size: 24,
+    });
+    expect(experts[0]).toBeUndefined();
+    expect(experts[1]).toMatchObject({
+      count: 16,
+      perToken: 4,
+      sharedWidth: 48,
+      scoring: "sigmoid",
+    });
+  });
+
+  test("yarn scales the softmax of DeepSeek", () => {
+    const scaling = {
+      type: "yarn",
+      factor: 40,
+      mscale: 1,
+      mscale_all_dim: 1,
+      original_max_position_embeddings: 64,
+    };
+    const { attention, ropes } = parseConfig({
+      ...llama,
+      model_type: "deepseek_v3",
+      kv_lora_rank: 8,
+      qk_nope_head_dim: 4,
+      qk_rope_head_dim: 4,
+      v_head_dim: 4,
+      first_k_dense_replace: 3,
+      rope_scaling: scaling,
+    });
+    expect(attention.scale).toBeCloseTo(8 ** -0.5 * (0.1 * Math.log(40) + 1) ** 2, 12);
+    expect(ropes[0]!.tableScale).toBe(1);
+  });
 });
 
 test("names fields that it does not know", () => {

@@ -1,14 +1,14 @@
 // Which changes of basis RoPE permits. Pair l of all g kv heads is one vector of g complex numbers; RoPE multiplies it
 // by e^{i n θ_l}, and so commutes with every complex g x g matrix T_l.
 import { fc } from "@fast-check/vitest";
-import { scope, tensor } from "@transmla/core";
+import { scope, tensor, type Tensor } from "@transmla/core";
 import { expect } from "vitest";
 
 import type { HostTensor } from "../../src/convert/host-tensor.ts";
-import { latentAttention } from "../../src/model/attention.ts";
+import { latentAttention, rotateHeads } from "../../src/model/attention.ts";
 import type { Model } from "../../src/model/model.ts";
 import { NamedTensors } from "../../src/model/named-tensors.ts";
-import { ropeTables } from "../../src/model/rope.ts";
+import { SequenceTables } from "../../src/model/rope.ts";
 import { bindAttention, type Linear } from "../../src/model/weights.ts";
 import { BROKEN, EXACT, relativeError } from "./errors.ts";
 import { invertible, type ComplexMatrix, type MatrixKind } from "./inputs/complex.ts";
@@ -212,15 +212,20 @@ async function firstLayer(model: Model, x: Rows, start: number): Promise<Float32
   const { attention } = config;
   using cache = model.createCache(x.length);
   using y = scope(() => {
-    const { cos, sin } = ropeTables(backend, config.rope, start + x.length);
-    const tables = {
-      cos: cos.slice(0, start, start + x.length),
-      sin: sin.slice(0, start, start + x.length),
-    };
-    const { interleaved } = config.rope;
+    const rope = config.ropes[0]!;
+    using tables = new SequenceTables(backend, rope, start + x.length);
+    const rotate = (heads: Tensor): Tensor =>
+      rotateHeads(heads, tables.range(start, start + x.length), rope.interleaved);
     const input = tensor(backend, x.flat(), [x.length, config.hiddenSize]);
-    const rest = { interleaved, cache: cache.layers[0]!, window: undefined, latentForm: undefined };
-    return latentAttention(input, weights, attention, { tables, allTables: tables, ...rest });
+    return latentAttention(input, weights, attention, {
+      rotate,
+      rotateAll: rotate,
+      norm: (heads) => heads,
+      cache: cache.layers[0]!,
+      window: undefined,
+      cap: undefined,
+      latentForm: undefined,
+    });
   });
   return await y.read();
 }

@@ -1,9 +1,8 @@
-import { diskFolder } from "../../checkpoint/disk.ts";
 import { createOutputFolder } from "../../checkpoint/disk.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
 import { convertCheckpoint } from "../../convert/convert.ts";
 import type { OutputDType } from "../../convert/merged.ts";
-import { readConfig } from "../../load.ts";
+import { asFolder, readConfig } from "../../load.ts";
 import { cacheWidth } from "../../model/config.ts";
 import { parseConfig } from "../../model/families.ts";
 import { describeAttention } from "../describe.ts";
@@ -23,7 +22,7 @@ export async function convertCommand(
   options: ConvertCommandOptions,
   { report, signal }: { readonly report: Report; readonly signal: AbortSignal },
 ): Promise<void> {
-  const folder = diskFolder(from);
+  const folder = await asFolder(from);
   const { config: before } = await readConfig(folder);
   const output = await createOutputFolder(to);
   const method: ConversionMethod =

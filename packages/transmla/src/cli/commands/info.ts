@@ -1,8 +1,7 @@
 import type { Folder } from "../../checkpoint/folder.ts";
 import { openCheckpoint } from "../../checkpoint/shards.ts";
 import { planConversion, planTensors, type ConversionMethod } from "../../convert/conversion.ts";
-import { readConfig } from "../../load.ts";
-import { asFolder } from "../../load.ts";
+import { asFolder, readConfig } from "../../load.ts";
 import type { HuggingFaceConfig, ModelConfig } from "../../model/config.ts";
 import { cacheWidth } from "../../model/config.ts";
 import { parseConfig } from "../../model/families.ts";
@@ -110,6 +109,7 @@ async function readShapes(
   config: ModelConfig,
 ): Promise<{ shapes: ReadonlyMap<string, readonly number[]>; counted: boolean }> {
   const stored =
+    folder.openTensors !== undefined ||
     (await folder.exists("model.safetensors")) ||
     (await folder.exists("model.safetensors.index.json"));
   if (!stored) {

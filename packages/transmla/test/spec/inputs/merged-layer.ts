@@ -16,19 +16,18 @@ export function deepseekLayer({ x, weights, attention, rope }: GroupedLayer): {
   const biased = [weights.q, weights.k, weights.v, weights.o].some(
     ({ bias }) => bias !== undefined,
   );
-  const config = {
-    family: "llama",
-    layers: 1,
-    hiddenSize: x[0]!.length,
-    intermediateSize: 1,
-    vocabSize: 1,
-    contextLength: 64,
-    normEps: 1e-6,
-    tiedEmbeddings: false,
-    rope,
-    attention,
-    windows: [undefined],
-  };
+  const llama = parseConfig({
+    model_type: "llama",
+    hidden_size: x[0]!.length,
+    intermediate_size: 1,
+    num_hidden_layers: 1,
+    num_attention_heads: attention.heads,
+    num_key_value_heads: attention.kvHeads,
+    head_dim: attention.headDim,
+    vocab_size: 1,
+    max_position_embeddings: 64,
+  });
+  const config = { ...llama, attention, ropes: [rope] };
   const tensors = new Map(Object.entries(mergedTensors(weights, attention, 1, "f32")));
   return { tensors, json: mergedConfig({}, config, attention, biased) };
 }
@@ -64,7 +63,7 @@ export function multiQueryLayer(layer: GroupedLayer): MultiQueryLayer {
       o: { weight: inSlots(weights.o.weight, attention), bias: weights.o.bias },
     },
     attention: { kind: "grouped", heads, kvHeads: 1, headDim: merged, scale },
-    rope: { ...parseConfig(json).rope, tableScale: 1 },
+    rope: { ...parseConfig(json).ropes[0]!, tableScale: 1 },
   };
 }
 

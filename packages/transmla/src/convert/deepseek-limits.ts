@@ -1,0 +1,55 @@
+import type { ModelConfig } from "../model/config.ts";
+
+/** What keeps a model from being written exactly as DeepSeek-V3, in words that complete "which has no ...". */
+type Limit = (source: ModelConfig, names: readonly string[]) => string | false | undefined;
+
+const limits: readonly Limit[] = [
+  ({ windows, contextLength }) => {
+    const window = windows.find(
+      (positions) => positions !== undefined && positions < contextLength,
+    );
+    return (
+      window !== undefined &&
+      `sliding window (sliding_window = ${window}, max_position_embeddings = ${contextLength})`
+    );
+  },
+  (_, names) => {
+    const bias = names.find((name) => /\.mlp\..*\.bias$/.test(name));
+    return bias && `feed-forward bias (${bias})`;
+  },
+  (_, names) => {
+    const norm = names.find((name) => /\.self_attn\.[qk]_norm\.weight$/.test(name));
+    return norm && `norm of queries and keys (${norm})`;
+  },
+  ({ scoreCap }) =>
+    scoreCap !== undefined && `soft cap of attention scores (attn_logit_softcapping = ${scoreCap})`,
+  ({ logitCap }) =>
+    logitCap !== undefined && `soft cap of logits (final_logit_softcapping = ${logitCap})`,
+  ({ norms }) => norms.attentionOut && `norm behind the attention (${norms.attentionOut})`,
+  ({ activation }) => activation !== "silu" && `${activation} activation`,
+  ({ experts, family }) => experts.some(Boolean) && `experts that are routed as in ${family}`,
+  ({ ropes, attention }) => {
+    const [first] = ropes;
+    if (!first || ropes.some((rope) => rope !== first))
+      return "layers with other positions, or none";
+    if (first.long ?? first.dynamic) return "frequencies that depend on the length of the sequence";
+    const partial =
+      attention.kind === "grouped" && 2 * first.frequencies.length < attention.headDim;
+    return partial && "merged keys that are rotated in part";
+  },
+];
+
+/**
+ * Why a model cannot be written exactly as DeepSeek-V3 with merged heads.
+ *
+ * @param source - The model.
+ * @param names - The names of its weights.
+ * @returns The feature that DeepSeek-V3 lacks, or `undefined`.
+ */
+export function deepseekLimit(source: ModelConfig, names: readonly string[]): string | undefined {
+  for (const limit of limits) {
+    const missing = limit(source, names);
+    if (missing) return missing;
+  }
+  return undefined;
+}
