@@ -25,7 +25,7 @@ const MAX_TOKENIZER_BYTES = 200_000_000;
 const MAX_SMALL_BYTES = 10_000_000;
 
 /** The files that a converted model shares with its source. */
-const carriedFiles = [
+export const carriedFiles: readonly string[] = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",

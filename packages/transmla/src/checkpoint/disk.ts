@@ -36,8 +36,15 @@ const reasons: Readonly<Record<string, string>> = {
   EROFS: "the disk is read-only",
 };
 
-/** Waits for a file operation and words its failure. */
-async function attempt<T>(operation: string, path: string, work: Promise<T>): Promise<T> {
+/**
+ * Waits for a file operation and words its failure.
+ *
+ * @param operation - What errors name as the operation.
+ * @param path - What it is about.
+ * @param work - The operation, begun.
+ * @throws FileError instead of the error of the system.
+ */
+export async function attempt<T>(operation: string, path: string, work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {
@@ -53,8 +60,14 @@ function isMissing(error: unknown): boolean {
   return code === "ENOENT" || code === "ENOTDIR";
 }
 
-/** What is at a path, or null when nothing is. */
-async function lookUp(operation: string, path: string): Promise<Stats | null> {
+/**
+ * What is at a path, or null when nothing is.
+ *
+ * @param operation - What errors name as the operation.
+ * @param path - Where to look; links are followed.
+ * @throws FileError when the system does not tell.
+ */
+export async function lookUp(operation: string, path: string): Promise<Stats | null> {
   const found = stat(path).catch((error: unknown) => {
     if (isMissing(error)) return null;
     throw error;
@@ -114,7 +127,18 @@ function allocate(count: number, path: string): Uint8Array {
   }
 }
 
-async function readFully(handle: FileHandle, bytes: Uint8Array, begin: number): Promise<void> {
+/**
+ * Fills a buffer from a file.
+ *
+ * @param handle - The file.
+ * @param bytes - The buffer.
+ * @param begin - Where in the file to begin.
+ */
+export async function readFully(
+  handle: FileHandle,
+  bytes: Uint8Array,
+  begin: number,
+): Promise<void> {
   for (let done = 0; done < bytes.length;) {
     const count = Math.min(MAX_CALL_BYTES, bytes.length - done);
     const { bytesRead } = await handle.read(bytes, done, count, begin + done);
@@ -138,7 +162,18 @@ export async function diskSink(path: string, flags: "wx" | "w" = "wx"): Promise<
   };
 }
 
-async function writeFully(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+/**
+ * Writes a whole buffer to a file.
+ *
+ * @param handle - The file.
+ * @param bytes - The buffer.
+ * @param position - Where in the file to begin.
+ */
+export async function writeFully(
+  handle: FileHandle,
+  bytes: Uint8Array,
+  position: number,
+): Promise<void> {
   for (let done = 0; done < bytes.length;) {
     const count = Math.min(MAX_CALL_BYTES, bytes.length - done);
     const { bytesWritten } = await handle.write(bytes, done, count, position + done);

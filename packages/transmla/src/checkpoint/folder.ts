@@ -1,6 +1,7 @@
 import { ArgumentError, fail, FormatError, TransmlaError } from "@transmla/core";
 
 import { decodeUtf8, parseJson, show } from "./json.ts";
+import type { TensorSource } from "./tensors.ts";
 
 /** A file or folder could not be found, read or written. The message names it and the system's reason. */
 export class FileError extends TransmlaError {}
@@ -39,6 +40,8 @@ export interface Folder {
    * @throws FileError when it is not there or cannot be opened.
    */
   open(name: string): Promise<ByteSource>;
+  /** Opens the weights, where they are not in safetensors files of this folder; the caller closes them. */
+  readonly openTensors?: () => Promise<TensorSource>;
 }
 
 /**

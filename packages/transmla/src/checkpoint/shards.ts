@@ -35,13 +35,15 @@ interface ShardedTensor extends StoredTensor {
 /**
  * Opens the weights of a model: `model.safetensors`, or the shards that `model.safetensors.index.json` names. Where both
  * are present the single file counts, as in Transformers; other files of the folder are never looked at. All headers are
- * read and checked against the index; values are read on demand, and no file stays open in between.
+ * read and checked against the index; values are read on demand, and no file stays open in between. A folder that opens its
+ * weights itself does so.
  *
  * @param folder - Where the files are.
  * @throws FormatError when there are no weights, or index and shards do not agree or break a rule of their format.
  * @throws UnsupportedError when there are only PyTorch pickles, which run code when they are read.
  */
 export async function openCheckpoint(folder: Folder): Promise<TensorSource> {
+  if (folder.openTensors) return folder.openTensors();
   const tensors = await locate(folder);
   const reading = async <T>(
     tensor: ShardedTensor,
@@ -116,8 +118,14 @@ async function readShard(folder: Folder, name: string): Promise<Map<string, Shar
   }
 }
 
-/** Which shard holds which tensor, by the index alone. */
-async function readIndex(folder: Folder): Promise<ReadonlyMap<string, string>> {
+/**
+ * Which shard holds which tensor, by the index alone.
+ *
+ * @param folder - Where {@link INDEX_FILE} is.
+ * @returns The name of a `.safetensors` file by the name of a tensor.
+ * @throws FormatError when it breaks a rule of its format.
+ */
+export async function readIndex(folder: Folder): Promise<ReadonlyMap<string, string>> {
   const index = await readJson(folder, INDEX_FILE, MAX_INDEX_BYTES, true);
   const map = isObject(index) ? index["weight_map"] : undefined;
   if (!isObject(map)) refuse(folder, `weight_map is ${show(map)}, not an object`);

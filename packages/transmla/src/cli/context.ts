@@ -28,6 +28,7 @@ export async function openModel(
     backend,
     signal,
     onProgress: report.progress(`loading ${path}`),
+    onDownload: report.progress(`downloading ${path}`),
   });
   for (const field of unknownFields(model.huggingFaceConfig)) {
     report.warn(

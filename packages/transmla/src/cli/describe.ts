@@ -1,4 +1,5 @@
 import { cacheWidth, type AttentionConfig, type ModelConfig } from "../model/config.ts";
+import { heldPositions } from "../model/layer-cache.ts";
 
 /** One line on the attention of a model. */
 export function describeAttention(attention: AttentionConfig): string {
@@ -24,12 +25,16 @@ export function describeModel(config: ModelConfig, parameters: number): string {
 }
 
 /**
- * Bytes of a cache for one sequence. Layers with a window hold the whole context too, as the cache of this library does.
+ * Bytes of a cache for one sequence; layers with a window hold little more than their window.
  *
  * @param config - The model.
  * @param tokens - Positions.
  * @param bytesPerNumber - Of the cache's dtype.
  */
 export function cacheBytes(config: ModelConfig, tokens: number, bytesPerNumber: number): number {
-  return cacheWidth(config.attention) * config.layers * tokens * bytesPerNumber;
+  const rows = config.windows.reduce<number>(
+    (sum, window) => sum + heldPositions(tokens, window),
+    0,
+  );
+  return cacheWidth(config.attention) * rows * bytesPerNumber;
 }

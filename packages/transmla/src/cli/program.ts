@@ -95,6 +95,10 @@ export function createProgram(
       "Convert GQA language models to multi-head latent attention, verify the result, and run both.",
     )
     .version(version)
+    .addHelpText(
+      "after",
+      "\nA model is a Hugging Face folder, a .gguf file, or hf:organisation/name[@revision] on the hub.",
+    )
     .showSuggestionAfterError()
     .exitOverride();
   const run: Run = async (of, action) => {
@@ -136,7 +140,7 @@ function addModelCommands(program: Command, run: Run): void {
       new Option("--kv-dtype <dtype>", "of the cached numbers").choices(kvDtypes).default("f16"),
     )
     .action((model: string, options: InfoOptions, self: Command) => {
-      return run(self, ({ report }) => info(model, options, report));
+      return run(self, (context) => info(model, options, context));
     });
   command(program, "convert <model> <out>", "convert a model to a new folder")
     .addOption(

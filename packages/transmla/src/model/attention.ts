@@ -9,8 +9,8 @@ import {
   type Tensor,
 } from "@transmla/core";
 
-import type { LayerCache } from "./cache.ts";
 import type { FactoredAttention, GroupedAttention, LatentAttention } from "./config.ts";
+import type { LayerCache } from "./layer-cache.ts";
 import type { RopeTables } from "./rope.ts";
 import type {
   FactoredWeights,
@@ -20,7 +20,7 @@ import type {
   Linear,
 } from "./weights.ts";
 
-// Shapes: T new tokens, S all tokens so far, H query heads, G key heads, D head width, R latent width.
+// Shapes: T new tokens, S all tokens that are seen, H query heads, G key heads, D head width, R latent width.
 
 /** The norms inside latent attention use this epsilon in Transformers, whatever `rms_norm_eps` is. */
 const LATENT_NORM_EPS = 1e-6;
@@ -32,7 +32,7 @@ export type LatentForm = "absorbed" | "expanded";
 export interface AttentionContext {
   /** Rotates the heads of the new positions, `[T, H, D]`. */
   readonly rotate: (heads: Tensor) => Tensor;
-  /** Rotates the heads of all positions so far, `[S, H, D]`. */
+  /** Rotates the heads of all positions that are seen, `[S, H, D]`. */
   readonly rotateAll: (heads: Tensor) => Tensor;
   /** Normalises the last axis as the family does. */
   readonly norm: (x: Tensor, weight: Tensor) => Tensor;

@@ -1,50 +1,8 @@
-import {
-  assign,
-  ArgumentError,
-  empty,
-  fail,
-  StateError,
-  type Backend,
-  type DType,
-  type Tensor,
-} from "@transmla/core";
+import { ArgumentError, fail, StateError, type Backend, type DType } from "@transmla/core";
 
 import type { AttentionConfig, ModelConfig, RopeConfig } from "./config.ts";
+import { LayerCache } from "./layer-cache.ts";
 import { SequenceTables } from "./rope.ts";
-
-/** What one layer remembers of a sequence: named streams of `[capacity, G, width]`. */
-export class LayerCache {
-  readonly #streams: ReadonlyMap<string, Tensor>;
-  readonly #length: () => number;
-
-  /** @internal */
-  constructor(streams: ReadonlyMap<string, Tensor>, length: () => number) {
-    this.#streams = streams;
-    this.#length = length;
-  }
-
-  /**
-   * Writes the new rows of a stream behind the ones that are there.
-   *
-   * @param stream - `keys`, `values` or `latent`.
-   * @param rows - `[T, G, width]`.
-   * @returns A view of all rows so far, `[S, G, width]`.
-   */
-  append(stream: string, rows: Tensor): Tensor {
-    const whole =
-      this.#streams.get(stream) ?? fail(StateError, "cache", `there is no stream "${stream}"`);
-    const start = this.#length();
-    const end = start + rows.shape[0]!;
-    using window = whole.slice(0, start, end);
-    assign(window, rows);
-    return whole.slice(0, 0, end);
-  }
-
-  /** The memory of all streams. */
-  get tensors(): Iterable<Tensor> {
-    return this.#streams.values();
-  }
-}
 
 /**
  * The state of one sequence: what every layer caches for the positions so far, in memory of a fixed capacity, and the
@@ -65,13 +23,9 @@ export class KeyValueCache implements Disposable {
       fail(ArgumentError, "cache", `capacity ${capacity} must be a positive integer`);
     }
     this.capacity = capacity;
-    this.layers = Array.from({ length: config.layers }, () => {
-      const streams = Object.entries(cacheStreams(config.attention));
-      const tensors = streams.map(([name, shape]): [string, Tensor] => [
-        name,
-        empty(backend, [capacity, ...shape], dtype),
-      ]);
-      return new LayerCache(new Map(tensors), () => this.#length);
+    const streams = cacheStreams(config.attention);
+    this.layers = config.windows.map((window) => {
+      return new LayerCache(backend, { streams, capacity, window, dtype }, () => this.#length);
     });
     const tables = new Map<RopeConfig, SequenceTables>();
     this.rotations = config.ropes.map((rope) => {
@@ -87,7 +41,10 @@ export class KeyValueCache implements Disposable {
     return this.#length;
   }
 
-  /** The bytes that cached keys, values or latents take at full capacity; the rotation tables are not counted. */
+  /**
+   * The bytes that cached keys, values or latents take at full capacity. A layer with a window takes its window and 64
+   * more positions at most. The rotation tables are not counted.
+   */
   get bytes(): number {
     let total = 0;
     for (const layer of this.layers) {
@@ -114,15 +71,30 @@ export class KeyValueCache implements Disposable {
   }
 
   /**
+   * Whether the sequence can be rolled back to a length. A layer with a window forgets what it no longer reaches; the
+   * start of the sequence can always be returned to.
+   *
+   * @param length - From 0 to `length`.
+   */
+  holds(length: number): boolean {
+    return length <= this.#length && this.layers.every((layer) => layer.holds(length));
+  }
+
+  /**
    * Forgets the last positions.
    *
-   * @param length - How many positions stay, from 0 to `length`.
+   * @param length - How many positions stay; {@link holds} tells whether they can.
    */
   rollback(length: number): void {
     if (!Number.isInteger(length) || length < 0 || length > this.#length) {
       fail(ArgumentError, "cache", `cannot roll back from ${this.#length} to ${length} positions`);
     }
+    if (!this.holds(length)) {
+      const problem = `cannot roll back from ${this.#length} to ${length} positions: a window has moved on; roll back to 0`;
+      fail(ArgumentError, "cache", problem);
+    }
     this.#length = length;
+    if (length === 0) for (const layer of this.layers) layer.clear();
   }
 
   /** Frees the memory. */

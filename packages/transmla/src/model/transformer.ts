@@ -109,7 +109,7 @@ function positions(
     tables ? rotateHeads(heads, tables.range(start, end), interleaved) : heads;
   return {
     rotate: rotate(cache.length),
-    rotateAll: rotate(0),
+    rotateAll: rotate(cache.layers[layer]!.firstSeen),
     cache: cache.layers[layer]!,
     window: config.windows[layer],
     cap: config.scoreCap,

@@ -21,7 +21,11 @@ export async function chat(
   using cache = model.createCache();
   const messages: ChatMessage[] = system === undefined ? [] : [{ role: "system", content: system }];
   let cached: number[] = [];
-  const terminal = createInterface({ input: process.stdin, output: process.stderr, prompt: process.stdin.isTTY ? "> " : "" });
+  const terminal = createInterface({
+    input: process.stdin,
+    output: process.stderr,
+    prompt: process.stdin.isTTY ? "> " : "",
+  });
   report.remark("An empty line or Ctrl-D ends the chat.");
   terminal.prompt();
   try {
@@ -30,7 +34,8 @@ export async function chat(
       messages.push({ role: "user", content: line });
       const rendered = chatTemplate.render(messages, { addGenerationPrompt: true });
       const ids = tokenizer.encode(rendered, { specialTokens: false });
-      const shared = commonPrefix(cached, ids.slice(0, -1));
+      const common = commonPrefix(cached, ids.slice(0, -1));
+      const shared = cache.holds(common) ? common : 0;
       cache.rollback(shared);
       const options = { ...generateOptions(model, flags, signal), cache };
       const answer = await streamText(model, ids.slice(shared), options, report);

@@ -22,7 +22,10 @@ export async function convertCommand(
   options: ConvertCommandOptions,
   { report, signal }: { readonly report: Report; readonly signal: AbortSignal },
 ): Promise<void> {
-  const folder = await asFolder(from);
+  const folder = await asFolder(from, {
+    signal,
+    onDownload: report.progress(`downloading ${from}`),
+  });
   const { config: before } = await readConfig(folder);
   const output = await createOutputFolder(to);
   const method: ConversionMethod =

@@ -20,9 +20,14 @@ const bytesPerNumber: Readonly<Record<string, number>> = { f32: 4, f16: 2, bf16:
 export const kvDtypes: readonly string[] = Object.keys(bytesPerNumber);
 
 /** Prints what a model is, and the cache of the original and of each conversion. A `config.json` alone is enough. */
-export async function info(path: string, options: InfoOptions, report: Report): Promise<void> {
+export async function info(
+  path: string,
+  options: InfoOptions,
+  { report, signal }: { readonly report: Report; readonly signal: AbortSignal },
+): Promise<void> {
   const folder = await asFolder(
     path.endsWith("config.json") ? path.slice(0, -"config.json".length) || "." : path,
+    { weights: false, signal, onDownload: report.progress(`downloading ${path}`) },
   );
   const { json, config } = await readConfig(folder);
   const { shapes, counted } = await readShapes(folder, config);

@@ -1,0 +1,121 @@
+import {
+  assign,
+  cast,
+  concat,
+  empty,
+  fail,
+  StateError,
+  type Backend,
+  type DType,
+  type Tensor,
+} from "@transmla/core";
+
+/** Rows that a layer with a window holds beyond its window, so that old rows are moved out of the way only now and then. */
+const SLACK = 64;
+
+/**
+ * How many positions a layer holds of a sequence.
+ *
+ * @param positions - Of the sequence.
+ * @param window - How many a query sees; `undefined` for all.
+ */
+export function heldPositions(positions: number, window: number | undefined): number {
+  return window === undefined ? positions : Math.min(positions, window - 1 + SLACK);
+}
+
+/** How a layer's streams are laid out. */
+export interface LayerCacheLayout {
+  /** Heads and width of each stream. */
+  readonly streams: Readonly<Record<string, readonly [heads: number, width: number]>>;
+  /** The most positions of the sequence. */
+  readonly capacity: number;
+  /** How many positions a query sees; `undefined` for all. */
+  readonly window: number | undefined;
+  /** How cached numbers are stored. */
+  readonly dtype: DType;
+}
+
+/** Rows of one stream, `[rows, G, width]`, of which the first belongs to the position `start`. */
+interface Stream {
+  readonly rows: Tensor;
+  start: number;
+}
+
+/** What one layer remembers of a sequence: all positions, or those that its window still reaches. */
+export class LayerCache {
+  readonly #streams: ReadonlyMap<string, Stream>;
+  readonly #window: number | undefined;
+  readonly #length: () => number;
+
+  /** @internal */
+  constructor(backend: Backend, layout: LayerCacheLayout, length: () => number) {
+    const { streams, capacity, window, dtype } = layout;
+    const rows = heldPositions(capacity, window);
+    this.#window = window;
+    this.#length = length;
+    this.#streams = new Map(
+      Object.entries(streams).map(([name, shape]) => [
+        name,
+        { rows: empty(backend, [rows, ...shape], dtype), start: 0 },
+      ]),
+    );
+  }
+
+  /** The first position that the next token sees: 0 without a window. */
+  get firstSeen(): number {
+    return this.#firstSeenAt(this.#length());
+  }
+
+  #firstSeenAt(length: number): number {
+    return this.#window === undefined ? 0 : Math.max(0, length - (this.#window - 1));
+  }
+
+  /**
+   * Adds the new rows of a stream.
+   *
+   * @param name - `keys`, `values` or `latent`.
+   * @param rows - `[T, G, width]`.
+   * @returns The rows of all positions from {@link firstSeen} on, `[S, G, width]`.
+   */
+  append(name: string, rows: Tensor): Tensor {
+    const stream =
+      this.#streams.get(name) ?? fail(StateError, "cache", `there is no stream "${name}"`);
+    const [length, first, size] = [this.#length(), this.firstSeen, stream.rows.shape[0]!];
+    const end = length + rows.shape[0]!;
+    const seen = stream.rows.slice(0, first - stream.start, length - stream.start);
+    if (end - stream.start > size) {
+      if (end - first > size) return this.#appendMany(stream, seen, rows, end);
+      assign(stream.rows.slice(0, 0, length - first), seen);
+      stream.start = first;
+    }
+    assign(stream.rows.slice(0, length - stream.start, end - stream.start), rows);
+    return stream.rows.slice(0, first - stream.start, end - stream.start);
+  }
+
+  /** Adds more rows than the stream holds: the last ones stay, and all that the new tokens see is returned. */
+  #appendMany(stream: Stream, seen: Tensor, rows: Tensor, end: number): Tensor {
+    const all = concat([seen, cast(rows, stream.rows.dtype)], 0);
+    const [count, size] = [all.shape[0]!, stream.rows.shape[0]!];
+    assign(stream.rows, all.slice(0, count - size, count));
+    stream.start = end - size;
+    return all;
+  }
+
+  /** Whether the sequence can go on from an earlier length: its window must still be held. */
+  holds(length: number): boolean {
+    return (
+      length === 0 ||
+      [...this.#streams.values()].every(({ start }) => start <= this.#firstSeenAt(length))
+    );
+  }
+
+  /** @internal Forgets everything. */
+  clear(): void {
+    for (const stream of this.#streams.values()) stream.start = 0;
+  }
+
+  /** The memory of all streams. */
+  get tensors(): readonly Tensor[] {
+    return [...this.#streams.values()].map(({ rows }) => rows);
+  }
+}
