@@ -20,7 +20,7 @@ function windowed(): Model {
     biased: false,
     tied: true,
     eps: 1e-6,
-    rope: { rope_type: "default", rope_theta: 10_000 },
+    rope: { rope_type: "default" as const, rope_theta: 10_000 },
     tokens: 1,
     seed: 3,
   };
