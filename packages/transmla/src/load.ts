@@ -4,6 +4,7 @@ import { readAssets } from "./assets.ts";
 import { readJson, type Folder } from "./checkpoint/folder.ts";
 import { openCheckpoint } from "./checkpoint/shards.ts";
 import type { TensorSource } from "./checkpoint/tensors.ts";
+import { ggufFolder } from "./gguf/folder.ts";
 import type { HuggingFaceConfig, ModelConfig } from "./model/config.ts";
 import { parseConfig } from "./model/families.ts";
 import { Model } from "./model/model.ts";
@@ -27,19 +28,34 @@ export interface LoadOptions {
   readonly backend: Backend;
   /** Called after each weight. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
+  /** Called as a model of the hub is downloaded. */
+  readonly onDownload?: ((progress: Progress) => void) | undefined;
   /** Stops between weights; what was loaded is freed. */
   readonly signal?: AbortSignal | undefined;
 }
 
+/** The path of a GGUF file: its folder, if it is named, and its name. */
+const GGUF_PATH = /^(?:(.*)[/\\])?([^/\\]+\.gguf)$/is;
+
 /**
- * A folder by its path, in Node, or as it is.
+ * A folder or a GGUF file by its path, or a model of the hub by its name, `hf:org/name`, in Node; or a folder as it is.
  *
- * @param from - A path or a folder.
+ * @param from - A path, a name or a folder.
+ * @param options - Of the download: progress, abort, and whether weights are wanted.
  */
-export async function asFolder(from: string | Folder): Promise<Folder> {
+export async function asFolder(
+  from: string | Folder,
+  options: Pick<LoadOptions, "onDownload" | "signal"> & { readonly weights?: boolean } = {},
+): Promise<Folder> {
   if (typeof from !== "string") return from;
+  if (from.startsWith("hf:")) {
+    const { hubFolder } = await import("./hub/snapshot.ts"); // not in browsers
+    const { onDownload: onProgress, signal, weights } = options;
+    return hubFolder(from, { onProgress, signal, weights });
+  }
   const { diskFolder } = await import("./checkpoint/disk.ts"); // not in browsers
-  return diskFolder(from);
+  const [, parent = ".", name] = GGUF_PATH.exec(from) ?? [];
+  return name === undefined ? diskFolder(from) : ggufFolder(diskFolder(parent || "/"), name);
 }
 
 /** A configuration as it is stored and as it is understood. */
@@ -62,10 +78,11 @@ export async function readConfig(folder: Folder): Promise<ReadConfig> {
 }
 
 /**
- * Loads a model from a Hugging Face folder: `config.json`, safetensors in one file or in shards, and the tokenizer if
- * there is one. Weights are widened to f32.
+ * Loads a model from a Hugging Face folder, `config.json`, safetensors in one file or in shards, and the tokenizer if
+ * there is one, or from a GGUF file. Weights are widened to f32.
  *
- * @param from - A path (Node), or a folder of files from anywhere.
+ * @param from - A path of a folder or of a `.gguf` file, or `hf:org/name@revision` on the hub (both Node), or a folder of
+ *   files from anywhere.
  * @param options - The backend, progress and abort.
  * @returns A model that the caller disposes of.
  * @throws FormatError or UnsupportedError that names file, field and value.
@@ -81,7 +98,7 @@ export async function readConfig(folder: Folder): Promise<ReadConfig> {
  * ```
  */
 export async function loadModel(from: string | Folder, options: LoadOptions): Promise<Model> {
-  const folder = await asFolder(from);
+  const folder = await asFolder(from, options);
   const { json } = await readConfig(folder);
   const assets = await readAssets(folder, json);
   const source = await openCheckpoint(folder);
