@@ -11,6 +11,7 @@ import { rmsNorm, softmax } from "./kernels/normalize.ts";
 import { reduce } from "./kernels/reduce.ts";
 import { rope } from "./kernels/rope.ts";
 import { topK } from "./kernels/top-k.ts";
+import { routinesOn } from "./linalg/routines.ts";
 import { ADDRESS_SPACE, Memory, type CpuBuffer } from "./memory.ts";
 
 export type { CpuBuffer } from "./memory.ts";
@@ -19,6 +20,16 @@ export type { CpuBuffer } from "./memory.ts";
 export interface CpuBackendOptions {
   /** How far the memory may grow, in bytes: from 65,536 to 4,294,967,296, which is the default. */
   readonly maxBytes?: number;
+  /**
+   * Whether kernels do without relaxed vector instructions, which round as suits the processor and make products up to
+   * twice as fast. Then one version of a JavaScript engine gives the same bits on every machine. `false` by default.
+   */
+  readonly deterministic?: boolean;
+  /**
+   * Whether kernels in WebAssembly may be used; `true` by default. `false` leaves those in plain TypeScript, which also
+   * serve where the engine or a Content-Security-Policy does not let WebAssembly be compiled.
+   */
+  readonly webAssembly?: boolean;
 }
 
 /**
@@ -40,10 +51,11 @@ export interface CpuBackendOptions {
  * ```
  */
 export async function cpuBackend(options: CpuBackendOptions = {}): Promise<Backend<CpuBuffer>> {
-  const memory = new Memory(options.maxBytes ?? ADDRESS_SPACE);
+  const memory = new Memory(options.maxBytes ?? ADDRESS_SPACE, options);
   return {
     name: "cpu",
     kernels: kernelsOn(memory),
+    ...(memory.simd && { routines: routinesOn(memory, memory.simd) }),
     allocate: (bytes) => memory.allocate(bytes),
     release: (buffer) => memory.release(buffer),
     write: (buffer, data) => memory.bytes("write", buffer, 0, data.byteLength).set(data),

@@ -1,6 +1,8 @@
 import { ArgumentError, BackendError, fail, StateError, type MemoryCount } from "@transmla/core";
 
 import { Allocator, type Block } from "./allocator.ts";
+import { Kernels } from "./simd/kernels.ts";
+import { canCompile, hasRelaxedSimd } from "./wasm/support.ts";
 import { webAssembly, type WebAssemblyMemory } from "./webassembly.ts";
 
 /** The unit of WebAssembly memories, in bytes. */
@@ -20,6 +22,14 @@ export interface CpuBuffer {
   readonly byteLength: number;
 }
 
+/** What computes in a {@link Memory}. */
+export interface KernelOptions {
+  /** Whether there are WebAssembly kernels, where the engine compiles them; `true` by default. */
+  readonly webAssembly?: boolean;
+  /** Whether kernels give the same bits on all machines; `false` by default. */
+  readonly deterministic?: boolean;
+}
+
 /**
  * One WebAssembly memory, the buffers in it, and typed arrays over all of it.
  *
@@ -28,12 +38,17 @@ export interface CpuBuffer {
 export class Memory {
   /** The whole memory as f32. */
   f32: Float32Array = new Float32Array(0);
+  /** The whole memory as f64. */
+  f64: Float64Array = new Float64Array(0);
   /** The whole memory as i32. */
   i32: Int32Array = new Int32Array(0);
   /** The whole memory as u32. */
   u32: Uint32Array = new Uint32Array(0);
   /** The whole memory as u16: the bits of f16 and bf16. */
   u16: Uint16Array = new Uint16Array(0);
+
+  /** The WebAssembly kernels over this memory, where there are any. */
+  simd: Kernels | null;
 
   readonly #limit: number;
   readonly #allocator = new Allocator();
@@ -42,8 +57,11 @@ export class Memory {
   #liveBytes = 0;
   #memory: WebAssemblyMemory | null;
 
-  /** @param maxBytes - How far the memory may grow, in bytes: from 64 KiB to 4 GiB, rounded down to whole pages. */
-  constructor(maxBytes: number) {
+  /**
+   * @param maxBytes - How far the memory may grow, in bytes: from 64 KiB to 4 GiB, rounded down to whole pages.
+   * @param options - What computes in it.
+   */
+  constructor(maxBytes: number, options: KernelOptions = {}) {
     if (!(maxBytes >= PAGE && maxBytes <= ADDRESS_SPACE)) {
       fail(
         ArgumentError,
@@ -53,6 +71,9 @@ export class Memory {
     }
     this.#limit = Math.floor(maxBytes / PAGE) * PAGE;
     this.#memory = new webAssembly.Memory({ initial: 1, maximum: this.#limit / PAGE });
+    const { webAssembly: allowed = true, deterministic = false } = options;
+    const relaxed = !deterministic && hasRelaxedSimd();
+    this.simd = allowed && canCompile() ? new Kernels(this.#memory, { relaxed }) : null;
     this.#allocator.extend(PAGE);
     this.#refresh(this.#memory.buffer);
   }
@@ -138,6 +159,7 @@ export class Memory {
   /** Drops the memory. Buffers in it are gone. */
   dispose(): void {
     this.#memory = null;
+    this.simd = null;
     this.#blocks.clear();
     this.#liveBytes = 0;
     this.#refresh(new ArrayBuffer(0));
@@ -188,6 +210,7 @@ export class Memory {
 
   #refresh(buffer: ArrayBuffer): void {
     this.f32 = new Float32Array(buffer);
+    this.f64 = new Float64Array(buffer);
     this.i32 = new Int32Array(buffer);
     this.u32 = new Uint32Array(buffer);
     this.u16 = new Uint16Array(buffer);

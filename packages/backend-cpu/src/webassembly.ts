@@ -6,11 +6,23 @@ export interface WebAssemblyMemory {
   grow(pages: number): number;
 }
 
+/** A compiled module, which can be instantiated many times. */
+export type WebAssemblyModule = object;
+
+/** A function that a module exports. Addresses of 2^31 and more may be passed as they are. */
+export type WebAssemblyFunction = (...arguments_: readonly number[]) => number | undefined;
+
 interface WebAssemblyInterface {
   readonly Memory: new (descriptor: {
     readonly initial: number;
     readonly maximum: number;
   }) => WebAssemblyMemory;
+  readonly Module: new (bytes: Uint8Array<ArrayBuffer>) => WebAssemblyModule;
+  readonly Instance: new (
+    module: WebAssemblyModule,
+    imports: { readonly env: { readonly memory: WebAssemblyMemory } },
+  ) => { readonly exports: Readonly<Record<string, WebAssemblyFunction>> };
+  validate(bytes: Uint8Array<ArrayBuffer>): boolean;
 }
 
 /**

@@ -1,5 +1,6 @@
 import { conformance } from "@transmla/core/testing";
 
 import { cpuBackend } from "../src/index.ts";
+import { modes } from "./modes.ts";
 
-conformance("cpu", () => cpuBackend());
+for (const [name, options] of Object.entries(modes)) conformance(name, () => cpuBackend(options));

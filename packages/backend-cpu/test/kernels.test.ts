@@ -11,7 +11,6 @@ import {
   fromBf16Bits,
   fromF16Bits,
   gatedActivation,
-  matmul,
   max,
   maximum,
   minimum,
@@ -25,7 +24,6 @@ import {
   type Tensor,
 } from "@transmla/core";
 import {
-  elementsOf,
   evaluate,
   expectClose,
   expectIdentical,
@@ -58,62 +56,6 @@ function dense(
   values: Values = "smooth",
 ): Sample {
   return { dtype, shape, values, seed };
-}
-
-function transposedMatrix(rows: number, columns: number, dtype: DType, seed: number): Sample {
-  const layout = { order: [1, 0], before: [0, 1], after: [2, 0], repeat: [false, false] };
-  return { dtype, shape: [rows, columns], layout, values: "smooth", seed };
-}
-
-describe("matmul beyond one packed block", () => {
-  // Blocks are 96 rows, 256 deep and 512 columns wide; up to 6 rows or columns are not packed.
-  const sizes = [
-    [97, 257, 33],
-    [7, 258, 515],
-    [2, 260, 520],
-    [101, 270, 5],
-  ] as const;
-  const dtypes = [
-    ["f32", "f32"],
-    ["f32", "bf16"],
-    ["f16", "f32"],
-    ["bf16", "f16"],
-  ] as const;
-  for (const [m, k, n] of sizes) {
-    for (const [left, right] of dtypes) {
-      test(`${left}[${m},${k}] · ${right}[${k},${n}]`, async () => {
-        for (const b of [dense([k, n], right, 2), transposedMatrix(k, n, right, 3)]) {
-          const a = dense([m, k], left, 1);
-          const { values } = await evaluate(() => matmul(place(backend, a), place(backend, b)));
-          const expected = product(elementsOf(a).values, elementsOf(b).values, [m, k, n]);
-          expect(values).toHaveLength(m * n);
-          expectClose(values, expected, { dtype: left, terms: k, scale: 4 });
-        }
-      });
-    }
-  }
-
-  test("a weight that is shared by a batch", async () => {
-    const a = dense([3, 4, 50, 20], "f32", 1);
-    const w = dense([20, 30], "f32", 2);
-    const { values } = await evaluate(() => matmul(place(backend, a), place(backend, w)));
-    const expected = product(elementsOf(a).values, elementsOf(w).values, [600, 20, 30]);
-    expect(values).toHaveLength(600 * 30);
-    expectClose(values, expected, { dtype: "f32", terms: 20, scale: 4 });
-  });
-});
-
-function product(
-  a: ArrayLike<number>,
-  b: ArrayLike<number>,
-  [m, k, n]: readonly [number, number, number],
-): number[] {
-  const [left, right] = [Float64Array.from(a), Float64Array.from(b)];
-  return Array.from({ length: m * n }, (_, at) => {
-    const column = at % n;
-    const row = left.subarray(((at - column) / n) * k).subarray(0, k);
-    return row.reduce((sum, x, p) => sum + x * right.at(p * n + column)!, 0);
-  });
 }
 
 describe("attention beyond one block of rows and keys", () => {
@@ -166,17 +108,6 @@ test("many tokens for each expert, and ids that name none", async () => {
     expect(own.shape).toEqual([tokens, 2, m]);
     expectClose(own.values, composed.values, { dtype, terms: 2 * n, scale: 4 });
   }
-});
-
-test("a kernel whose scratch makes the memory grow", async () => {
-  const fresh = await cpuBackend();
-  const a = dense([64, 300], "bf16", 1);
-  const b = dense([300, 64], "bf16", 2);
-  const { values } = await evaluate(() => matmul(place(fresh, a), place(fresh, b)));
-  expect(values).toHaveLength(64 * 64);
-  const expected = product(elementsOf(a).values, elementsOf(b).values, [64, 300, 64]);
-  expectClose(values, expected, { dtype: "bf16", terms: 300, scale: 4 });
-  fresh.dispose();
 });
 
 describe("numbers at the limits", () => {

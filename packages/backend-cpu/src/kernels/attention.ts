@@ -3,17 +3,10 @@ import type { AttentionAttributes } from "@transmla/core";
 import { asFloats, narrow } from "../convert.ts";
 import { isHalf, startOf, type CpuKernel, type CpuOperand } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
-import {
-  asFloatMatrix,
-  part,
-  transposed,
-  type Matrix,
-  type StoredMatrix,
-} from "../products/matrix.ts";
-import { takePanels, type Panels } from "../products/packed.ts";
-import { addProduct } from "../products/product.ts";
+import { part, transposed, type StoredMatrix } from "../products/matrix.ts";
+import { takeProduct, type Product } from "../products/product.ts";
 import { exp } from "./functions.ts";
-import { maxOf } from "./reduce.ts";
+import { rowFunctions, type RowFunctions } from "./rows.ts";
 
 // T new tokens, S tokens in all, H query heads, G key heads.
 
@@ -35,19 +28,21 @@ interface Plan {
   /** Keys of one block. */
   readonly block: number;
   readonly scratch: Scratch;
+  readonly functions: RowFunctions;
+  /** Queries times keys. */
+  readonly score: Product;
+  /** Weights times values. */
+  readonly mix: Product;
 }
 
 /** Indices into f32. */
 interface Scratch {
-  readonly panels: Panels;
   /** `[rows, Dk]`, times the scale. */
   readonly queries: number;
   /** `[rows, block]`: scores, then their exponentials. */
   readonly scores: number;
   /** `[rows, Dv]`: sums of values, weighted by the exponentials. */
   readonly mixed: number;
-  /** `[block, Dk or Dv]`: keys, then values, of 16 bits widened. */
-  readonly widened: number;
   /** `[rows]`: the largest score so far. */
   readonly maxima: number;
   /** `[rows]`: the sum of the exponentials so far. */
@@ -75,8 +70,24 @@ export const attention: CpuKernel<AttentionAttributes> = (memory, out, [q, k, v]
   const perGroup = H / G;
   const most = Math.min(T * perGroup, ROWS);
   const block = Math.min(S, most <= FEW_ROWS ? KEYS_FOR_FEW_ROWS : KEYS);
-  const scratch = takeScratch(memory, most, block, k!, v!);
-  const plan = { memory, attributes, perGroup, firstPosition: S - T, block, scratch };
+  const [Dk, Dv] = [k!.shape[2]!, v!.shape[2]!];
+  const scratch = takeScratch(memory, most, block, Dk, Dv);
+  const floats = (columns: number) => ({ dtype: "f32", rows: most, columns }) as const;
+  const score = takeProduct(memory, floats(Dk), { dtype: k!.dtype, rows: Dk, columns: block });
+  const mix = takeProduct(memory, floats(block), { dtype: v!.dtype, rows: block, columns: Dv });
+  const functions = rowFunctions(memory);
+  const firstPosition = S - T;
+  const plan = {
+    memory,
+    attributes,
+    perGroup,
+    firstPosition,
+    block,
+    scratch,
+    functions,
+    score,
+    mix,
+  };
   for (let group = 0; group < G; group++) {
     const keys = headOf(k!, group);
     const values = headOf(v!, group);
@@ -93,18 +104,13 @@ function takeScratch(
   memory: Memory,
   rows: number,
   block: number,
-  k: CpuOperand,
-  v: CpuOperand,
+  keyWidth: number,
+  valueWidth: number,
 ): Scratch {
-  const [keyWidth, valueWidth] = [k.shape[2]!, v.shape[2]!];
-  const widest = Math.max(keyWidth, valueWidth);
-  const widens = isHalf(k.dtype) || isHalf(v.dtype);
   return {
-    panels: takePanels(memory, rows, Math.max(keyWidth, block), Math.max(valueWidth, block)),
     queries: memory.scratch(rows * keyWidth),
     scores: memory.scratch(rows * block),
     mixed: memory.scratch(rows * valueWidth),
-    widened: memory.scratch(widens ? block * widest : 0),
     maxima: memory.scratch(rows),
     sums: memory.scratch(rows),
   };
@@ -170,31 +176,22 @@ function attendBlock(
   values: StoredMatrix,
   start: number,
 ): void {
-  const { memory, scratch } = plan;
-  const { f32 } = memory;
+  const { scratch } = plan;
   const [low, high] = seeingRows(plan, rows, start, keys.rows);
   const count = high - low;
   const width = keys.rows;
-  const denseRows = (at: number, columns: number): Matrix => {
-    return { at: at + low * columns, rows: count, columns, rowStep: columns, columnStep: 1 };
+  const denseRows = (at: number, columns: number): StoredMatrix => {
+    const from = at + low * columns;
+    return { dtype: "f32", at: from, rows: count, columns, rowStep: columns, columnStep: 1 };
   };
   const scores = denseRows(scratch.scores, width);
-  f32.fill(0, scores.at, scores.at + count * width);
-  const keyBlock = asFloatMatrix(memory, keys, scratch.widened);
-  addProduct(
-    f32,
-    scratch.panels,
-    denseRows(scratch.queries, keys.columns),
-    transposed(keyBlock),
-    scores,
-  );
+  plan.score(denseRows(scratch.queries, keys.columns), transposed(keys), scores, false);
   for (let row = low; row < high; row++) {
     const [begin, end] = visibleKeys(plan, rows.first + row, start + width);
     const visible = [Math.max(begin - start, 0), Math.min(end - start, width)] as const;
     weighRow(plan, row, visible, width, values.columns);
   }
-  const valueBlock = asFloatMatrix(memory, values, scratch.widened);
-  addProduct(f32, scratch.panels, scores, valueBlock, denseRows(scratch.mixed, values.columns));
+  plan.mix(scores, values, denseRows(scratch.mixed, values.columns), true);
 }
 
 /** Which rows see any of `width` keys from `start` on. */
@@ -212,36 +209,30 @@ function seeingRows(plan: Plan, rows: Rows, start: number, width: number): [numb
 
 /** Turns the scores of a row into exponentials under its running maximum, and 0 where it may not look. */
 function weighRow(
-  { memory: { f32 }, attributes: { cap }, scratch }: Plan,
+  { memory: { f32 }, functions, attributes: { cap }, scratch }: Plan,
   row: number,
   [begin, end]: readonly [number, number],
   width: number,
   valueWidth: number,
 ): void {
   const at = scratch.scores + row * width;
+  const count = Math.max(end - begin, 0);
   if (cap !== undefined) {
     for (let i = at + begin; i < at + end; i++) f32[i] = cap * Math.tanh(f32[i]! / cap);
   }
   const before = f32[scratch.maxima + row]!;
-  const max = Math.max(before, maxOf(f32, at + begin, end - begin));
+  const max = Math.max(before, functions.largest(at + begin, count));
   if (max === Number.NEGATIVE_INFINITY) {
     f32.fill(0, at, at + width);
     return;
   }
   f32.fill(0, at, at + begin);
   f32.fill(0, at + end, at + width);
-  let sum = 0;
-  for (let i = at + begin; i < at + end; i++) {
-    const e = exp(f32[i]! - max);
-    f32[i] = e;
-    sum += e;
-  }
+  const sum = functions.exponentials(at + begin, at + begin, count, max);
   const factor = exp(before - max);
   f32[scratch.maxima + row] = max;
   f32[scratch.sums + row] = f32[scratch.sums + row]! * factor + sum;
-  if (factor === 1) return;
-  const mixed = scratch.mixed + row * valueWidth;
-  for (let i = mixed; i < mixed + valueWidth; i++) f32[i]! *= factor;
+  if (factor !== 1) functions.scale(scratch.mixed + row * valueWidth, valueWidth, factor);
 }
 
 function writeResults({ memory, perGroup, scratch }: Plan, rows: Rows, out: CpuOperand): void {

@@ -10,6 +10,7 @@ import { add, overFloats, type FloatLoop, type Lines } from "../float-lines.ts";
 import { forEachRow, lastStep, longLines, type CpuKernel, type CpuOperand } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 import { exp, gelu, silu } from "./functions.ts";
+import { rowFunctions } from "./rows.ts";
 
 // One loop for each function: a loop that called its function through a variable would be five times slower.
 
@@ -92,6 +93,17 @@ const gateLoops: Readonly<Record<GateFunction, FloatLoop>> = {
   },
 };
 
+/** The gate by a WebAssembly kernel where lines are dense. */
+function siluGate(memory: Memory): FloatLoop {
+  const rows = rowFunctions(memory);
+  return (f, lines) => {
+    const { count, out, outStep, a, aStep, b, bStep } = lines;
+    const isDense = outStep === 1 && aStep === 1 && bStep === 1;
+    if (isDense) rows.gate(a, b, out, count);
+    else gateLoops.silu(f, lines);
+  };
+}
+
 /** Integers wrap around: the store keeps the low 32 bits of what it is given, and 0 of what is not finite. */
 const integerFunctions: Readonly<Record<BinaryFunction, (a: number, b: number) => number>> = {
   add: (a, b) => a + b,
@@ -148,4 +160,4 @@ export const gatedActivation: CpuKernel<FusedOps["gatedActivation"]> = (
   out,
   inputs,
   { fn },
-) => overFloats(memory, out, inputs, gateLoops[fn]);
+) => overFloats(memory, out, inputs, fn === "silu" ? siluGate(memory) : gateLoops[fn]);

@@ -10,7 +10,7 @@ import {
   type CpuOperand,
 } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
-import { multiply, takeWorkspace } from "../products/stored.ts";
+import { takeStoredProduct } from "../products/stored.ts";
 
 /** Where the rows of one expert come from and go to: indices into the views of `x` and `out`. */
 interface Routed {
@@ -32,7 +32,7 @@ export const expertMatmul: CpuKernel<FusedOps["expertMatmul"]> = (
   const routes = routeByExpert(memory, out, x!, ids!);
   const most = Math.max(...[...routes.values()].map(({ to }) => to.length));
   const { dtype } = weights!;
-  const workspace = takeWorkspace(
+  const multiply = takeStoredProduct(
     memory,
     { dtype: "f32", rows: most, columns: n },
     { dtype, rows: n, columns: m },
@@ -48,8 +48,6 @@ export const expertMatmul: CpuKernel<FusedOps["expertMatmul"]> = (
       from.forEach((at, i) => readRow(memory, x!, at, rowsIn + i * n, n));
       const at = startOf(weights!) + expert * expertStep;
       multiply(
-        memory,
-        workspace,
         { dtype: "f32", at: rowsIn, rows, columns: n, rowStep: n, columnStep: 1 },
         { dtype, at, rows: n, columns: m, rowStep: 1, columnStep },
         { dtype: "f32", at: rowsOut, rows, columns: m, rowStep: m, columnStep: 1 },

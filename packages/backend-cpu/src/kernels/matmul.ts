@@ -1,7 +1,7 @@
 import type { PrimitiveOps } from "@transmla/core";
 
 import { forEachRow, type CpuKernel, type CpuOperand } from "../kernel.ts";
-import { multiply, takeWorkspace } from "../products/stored.ts";
+import { takeStoredProduct } from "../products/stored.ts";
 
 /** `a[..., m, k] · b[..., k, n]`; 16-bit floats are widened block by block. */
 export const matmul: CpuKernel<PrimitiveOps["matmul"]> = (memory, out, [a, b]) => {
@@ -11,15 +11,9 @@ export const matmul: CpuKernel<PrimitiveOps["matmul"]> = (memory, out, [a, b]) =
   const left = { dtype: a!.dtype, rows, columns: depth, rowStep, columnStep: a!.strides.at(-1)! };
   const from = { dtype: b!.dtype, rows: depth, columns, rowStep: right, columnStep: rightColumn };
   const to = { dtype: out.dtype, rows, columns, rowStep: columns, columnStep: 1 };
-  const workspace = takeWorkspace(memory, left, from, to);
+  const multiply = takeStoredProduct(memory, left, from, to);
   forEachRow(out.shape.slice(0, axes + 1), [out, a!, b!], ([outAt, aAt, bAt]) => {
-    multiply(
-      memory,
-      workspace,
-      { ...left, at: aAt! },
-      { ...from, at: bAt! },
-      { ...to, at: outAt! },
-    );
+    multiply({ ...left, at: aAt! }, { ...from, at: bAt! }, { ...to, at: outAt! });
   });
 };
 

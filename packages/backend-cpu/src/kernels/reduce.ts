@@ -35,14 +35,7 @@ function sumOf(f: Float32Array, at: number, count: number): number {
   return sum;
 }
 
-/**
- * The largest of a line of floats; NaN when there is one.
- *
- * @param f - The memory.
- * @param at - The first element.
- * @param count - How many.
- */
-export function maxOf(f: Float32Array, at: number, count: number): number {
+function maxOf(f: Float32Array, at: number, count: number): number {
   let max = Number.NEGATIVE_INFINITY;
   for (let i = at; i < at + count; i++) max = Math.max(max, f[i]!);
   return max;

@@ -23,9 +23,9 @@ export interface Matrix {
  *
  * @param x - A matrix.
  */
-export function transposed(x: Matrix): Matrix {
-  const { at, rows, columns, rowStep, columnStep } = x;
-  return { at, rows: columns, columns: rows, rowStep: columnStep, columnStep: rowStep };
+export function transposed<M extends Matrix>(x: M): M {
+  const { rows, columns, rowStep, columnStep } = x;
+  return { ...x, rows: columns, columns: rows, rowStep: columnStep, columnStep: rowStep };
 }
 
 /**
@@ -51,6 +51,19 @@ export function part<M extends Matrix>(
 export interface StoredMatrix extends Matrix {
   /** The element type. */
   readonly dtype: DType;
+}
+
+/** The size and dtype of a matrix. */
+export type Unplaced = Pick<StoredMatrix, "dtype" | "rows" | "columns">;
+
+/**
+ * Fills a matrix whose columns follow one another with zeros.
+ *
+ * @param memory - Where it lies.
+ * @param x - A matrix.
+ */
+export function clear({ f32 }: Memory, { at, rows, columns, rowStep }: Matrix): void {
+  for (let i = 0; i < rows; i++) f32.fill(0, at + i * rowStep, at + i * rowStep + columns);
 }
 
 /**

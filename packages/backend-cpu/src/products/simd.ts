@@ -1,0 +1,170 @@
+import { widen } from "../convert.ts";
+import { isHalf } from "../kernel.ts";
+import type { Memory } from "../memory.ts";
+import type { FewRows } from "../simd/few-rows.ts";
+import { TILE_COLUMNS, type FloatFormat, type Kernels } from "../simd/kernels.ts";
+import { TILE_ROWS } from "../simd/tile.ts";
+import {
+  clear,
+  part,
+  transposed,
+  type Matrix,
+  type StoredMatrix,
+  type Unplaced,
+} from "./matrix.ts";
+import type { Product } from "./product.ts";
+
+// Sizes of packed blocks: one of the left matrix and one of the right fit the second-level cache together.
+const BLOCK_ROWS = 192;
+const BLOCK_COLUMNS = 512;
+const BLOCK_DEPTH = 512;
+
+/** Up to this many rows the other matrix is read where it lies, once for each four rows. */
+const FEW = 4;
+
+/** Where packed blocks lie, as indices into f32. */
+interface Panels {
+  readonly left: number;
+  readonly right: number;
+  /** One tile. */
+  readonly edge: number;
+}
+
+/**
+ * Takes scratch for products by WebAssembly kernels.
+ *
+ * @param memory - Where everything lies.
+ * @param kernels - The kernels over it.
+ * @param a - The largest left matrix.
+ * @param b - The largest right matrix.
+ */
+export function takeSimdProduct(
+  memory: Memory,
+  kernels: Kernels,
+  a: Unplaced,
+  b: Unplaced,
+): Product {
+  const toTiles = (size: number, tile: number): number => Math.ceil(size / tile) * tile;
+  const depth = Math.min(b.rows, BLOCK_DEPTH);
+  const panels: Panels = {
+    left: memory.scratch(Math.min(toTiles(a.rows, TILE_ROWS), BLOCK_ROWS) * depth),
+    right: memory.scratch(Math.min(toTiles(b.columns, TILE_COLUMNS.f32), BLOCK_COLUMNS) * depth),
+    edge: memory.scratch(TILE_ROWS * TILE_COLUMNS.f32),
+  };
+  const wide = memory.scratch(isHalf(a.dtype) ? Math.min(a.rows, FEW) * a.columns : 0);
+  return (left, right, out, accumulate) => {
+    const [x, w] = [withSteps(left), withSteps(right)];
+    if (x.columns === 0) {
+      if (!accumulate) clear(memory, out);
+    } else if (x.rows <= FEW && x.columnStep === 1 && w.rowStep === 1) {
+      dots(kernels, widened(memory, x, wide), w, out, accumulate);
+    } else if (x.rows <= FEW && w.columnStep === 1) {
+      if (!accumulate) clear(memory, out);
+      combine(kernels, widened(memory, x, wide), w, out);
+    } else if (w.columns <= FEW && !isHalf(w.dtype) && x.columnStep === 1 && w.rowStep === 1) {
+      dots(kernels, transposed(w), transposed(x), transposed(out), accumulate);
+    } else multiplyBlocks(kernels, panels, x, w, out, accumulate);
+  };
+}
+
+/** An axis of size 1 may have any step; here it has the one that suits kernels best. */
+function withSteps(x: StoredMatrix): StoredMatrix {
+  if (x.columns === 1) return { ...x, columnStep: 1 };
+  return x.rows === 1 ? { ...x, rowStep: 1 } : x;
+}
+
+/** Rows of f32: where they lie, or widened into scratch with adjacent elements. */
+function widened(memory: Memory, x: StoredMatrix, scratch: number): StoredMatrix {
+  if (!isHalf(x.dtype)) return x;
+  for (let i = 0; i < x.rows; i++) {
+    const from = { at: x.at + i * x.rowStep, step: x.columnStep };
+    widen(memory, x.dtype, from, { at: scratch + i * x.columns, step: 1 }, x.columns);
+  }
+  return { ...x, dtype: "f32", at: scratch, rowStep: x.columns, columnStep: 1 };
+}
+
+const bytesOf = (x: StoredMatrix): number => (isHalf(x.dtype) ? 2 : 4);
+
+/** For as many rows as remain, how many the next kernel takes. */
+const fewRows = (rows: number): FewRows => (rows >= 4 ? 4 : rows >= 2 ? 2 : 1);
+
+/** For rows of `x` and columns of `w` with adjacent elements: inner products. */
+function dots(kernels: Kernels, x: Matrix, w: StoredMatrix, y: Matrix, accumulate: boolean): void {
+  const bytes = bytesOf(w);
+  for (let i = 0, rows: FewRows; i < x.rows; i += rows) {
+    rows = fewRows(x.rows - i);
+    kernels.get(`dots${rows} ${w.dtype as FloatFormat}`)(
+      4 * (x.at + i * x.rowStep),
+      4 * x.rowStep,
+      bytes * w.at,
+      bytes * w.columnStep,
+      4 * (y.at + i * y.rowStep),
+      4 * y.rowStep,
+      4 * y.columnStep,
+      w.columns,
+      w.rows,
+      Number(accumulate),
+    );
+  }
+}
+
+/** For rows of `w` with adjacent elements: adds multiples of them to the rows of `y`. */
+function combine(kernels: Kernels, x: Matrix, w: StoredMatrix, y: Matrix): void {
+  const bytes = bytesOf(w);
+  for (let i = 0, rows: FewRows; i < x.rows; i += rows) {
+    rows = fewRows(x.rows - i);
+    kernels.get(`combine${rows} ${w.dtype as FloatFormat}`)(
+      4 * (x.at + i * x.rowStep),
+      4 * x.rowStep,
+      bytes * w.at,
+      bytes * w.rowStep,
+      4 * (y.at + i * y.rowStep),
+      4 * y.rowStep,
+      4 * x.columnStep,
+      w.rows,
+      w.columns,
+    );
+  }
+}
+
+/** By packed blocks (Goto & van de Geijn 2008), which are widened to f32 where they are not. */
+function multiplyBlocks(
+  kernels: Kernels,
+  panels: Panels,
+  a: StoredMatrix,
+  b: StoredMatrix,
+  c: Matrix,
+  accumulate: boolean,
+): void {
+  const [m, k, n] = [a.rows, a.columns, b.columns];
+  const multiplyPanels = kernels.get("multiplyPanels f32");
+  const packRows = kernels.get(`packRows ${a.dtype as FloatFormat}`);
+  const packColumns = kernels.get(`packColumns ${b.dtype as FloatFormat}`);
+  const pack = (run: typeof packRows, lines: StoredMatrix, to: number): void => {
+    const bytes = bytesOf(lines);
+    const { at, rows, columns, rowStep, columnStep } = lines;
+    run(bytes * at, bytes * rowStep, bytes * columnStep, rows, columns, 4 * to);
+  };
+  for (let j = 0; j < n; j += BLOCK_COLUMNS) {
+    const columns = Math.min(BLOCK_COLUMNS, n - j);
+    for (let p = 0; p < k; p += BLOCK_DEPTH) {
+      const depth = Math.min(BLOCK_DEPTH, k - p);
+      pack(packColumns, transposed(part(b, p, depth, j, columns)), panels.right);
+      for (let i = 0; i < m; i += BLOCK_ROWS) {
+        const rows = Math.min(BLOCK_ROWS, m - i);
+        pack(packRows, part(a, i, rows, p, depth), panels.left);
+        multiplyPanels(
+          4 * panels.left,
+          4 * panels.right,
+          4 * (c.at + i * c.rowStep + j),
+          4 * c.rowStep,
+          rows,
+          columns,
+          depth,
+          Number(accumulate || p > 0),
+          4 * panels.edge,
+        );
+      }
+    }
+  }
+}

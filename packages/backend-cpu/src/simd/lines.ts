@@ -1,0 +1,228 @@
+import { repeat, until, when } from "../wasm/control.ts";
+import type { F32, Statement, V128 } from "../wasm/expression.ts";
+import { increase, type FunctionScope, type Local, type ModuleBuilder } from "../wasm/module.ts";
+import { f32, i32 } from "../wasm/scalar.ts";
+import { f32x4, i32x4, v128 } from "../wasm/vector.ts";
+import { exponential } from "./exponential.ts";
+import type { Lanes } from "./lanes.ts";
+
+// Functions of lines of adjacent f32, called for each row: they share one shape, a loop over vectors and one over the
+// elements that are left.
+
+type Pointer = Local<"i32">;
+type Vector = Local<"v128">;
+
+/** Vectors of one round: enough for the steps of one to run while another waits for its result. */
+const ROUND = 4;
+
+/** Reads and writes at the pointers: a whole vector, or one element. */
+interface Access {
+  /** What lies there; a single element is in all lanes. */
+  readonly load: (pointer: Pointer) => V128;
+  /** Writes it. */
+  readonly store: (pointer: Pointer, value: V128) => Statement;
+  /** Zeros in lanes that do not count. */
+  readonly only: (value: V128) => V128;
+  /** Which of the vectors of a round this is. */
+  readonly index: number;
+}
+
+/** Statements that do something with every element of lines; the pointers advance. */
+function overElements(
+  scope: FunctionScope,
+  count: Pointer,
+  pointers: readonly Pointer[],
+  body: (access: Access) => readonly Statement[],
+): Statement[] {
+  const firstLane = scope.constant(i32x4.replaceLane(i32x4.const(0), 0, -1));
+  const vector = (index: number): Access => ({
+    load: (pointer) => v128.load(pointer, 16 * index),
+    store: (pointer, value) => v128.store(pointer, value, 16 * index),
+    only: (value) => value,
+    index,
+  });
+  const element: Access = {
+    load: (pointer) => v128.load32Splat(pointer),
+    store: (pointer, value) => f32.store(pointer, f32x4.extractLane(value, 0)),
+    only: (value) => v128.and(value, firstLane),
+    index: 0,
+  };
+  const advance = (elements: number): Statement[] => [
+    ...pointers.map((pointer) => increase(pointer, 4 * elements)),
+    increase(count, -elements),
+  ];
+  const enough = i32.geU(count, 4 * ROUND);
+  const round = Array.from({ length: ROUND }, (_, i) => body(vector(i))).flat();
+  return [
+    when(enough, [repeat(enough, ...round, ...advance(4 * ROUND))]),
+    until(count, i32.const(0), ...body(element), ...advance(1)),
+  ];
+}
+
+/** Combines the lanes of vectors into one float. */
+function combined(
+  vectors: readonly Vector[],
+  both: (a: V128, b: V128) => V128,
+  scalars: (a: F32, b: F32) => F32,
+): readonly [...Statement[], F32] {
+  const [first, ...others] = vectors as [Vector, ...Vector[]];
+  const lane = (index: number): F32 => f32x4.extractLane(first, index);
+  return [
+    ...others.map((vector) => first.set(both(first, vector))),
+    scalars(scalars(lane(0), lane(1)), scalars(lane(2), lane(3))),
+  ];
+}
+
+/**
+ * Adds `run(from, count)` to a module: the largest of `count` floats, numbers that are not numbers left out.
+ *
+ * @param module - Where it goes.
+ */
+export function defineMaximum(module: ModuleBuilder): void {
+  module.define("run", {
+    parameters: { from: "i32", count: "i32" },
+    result: "f32",
+    body: (scope, { from, count }) => {
+      const largest = scope.locals("v128", ROUND);
+      return [
+        ...largest.map((vector) => vector.set(f32x4.const(Number.NEGATIVE_INFINITY))),
+        ...overElements(scope, count, [from], ({ load, index }) => [
+          largest[index]!.set(f32x4.pmax(largest[index]!, load(from))),
+        ]),
+        ...combined(largest, f32x4.pmax, f32.max),
+      ];
+    },
+  });
+}
+
+/**
+ * Adds `run(from, to, count, max)` to a module: `exp(x - max)` of each float, and their sum.
+ *
+ * @param module - Where it goes.
+ * @param lanes - f32 lanes.
+ */
+export function defineExponentials(module: ModuleBuilder, lanes: Lanes): void {
+  module.define("run", {
+    parameters: { from: "i32", to: "i32", count: "i32", max: "f32" },
+    result: "f32",
+    body: (scope, { from, to, count, max }) => {
+      const sums = scope.locals("v128", ROUND);
+      const maxima = scope.local("v128");
+      return [
+        maxima.set(f32x4.splat(max)),
+        ...overElements(scope, count, [from, to], ({ load, store, only, index }) => {
+          const x = scope.local("v128");
+          const { before, value } = exponential(scope, lanes, x);
+          return [
+            x.set(f32x4.sub(load(from), maxima)),
+            ...before,
+            x.set(value),
+            store(to, x),
+            sums[index]!.set(f32x4.add(sums[index]!, only(x))),
+          ];
+        }),
+        ...combined(sums, f32x4.add, f32.add),
+      ];
+    },
+  });
+}
+
+/**
+ * Adds `run(at, count, factor)` to a module: multiplies floats in place.
+ *
+ * @param module - Where it goes.
+ */
+export function defineScale(module: ModuleBuilder): void {
+  module.define("run", {
+    parameters: { at: "i32", count: "i32", factor: "f32" },
+    body: (scope, { at, count, factor }) => {
+      const factors = scope.local("v128");
+      return [
+        factors.set(f32x4.splat(factor)),
+        ...overElements(scope, count, [at], ({ load, store }) => [
+          store(at, f32x4.mul(load(at), factors)),
+        ]),
+      ];
+    },
+  });
+}
+
+/**
+ * Adds `run(from, count)` to a module: the sum of the squares.
+ *
+ * @param module - Where it goes.
+ * @param lanes - f32 lanes.
+ */
+export function defineSumOfSquares(module: ModuleBuilder, lanes: Lanes): void {
+  module.define("run", {
+    parameters: { from: "i32", count: "i32" },
+    result: "f32",
+    body: (scope, { from, count }) => {
+      const sums = scope.locals("v128", ROUND);
+      const x = scope.local("v128");
+      return [
+        ...overElements(scope, count, [from], ({ load, only, index }) => [
+          x.set(only(load(from))),
+          sums[index]!.set(lanes.multiplyAdd(x, x, sums[index]!)),
+        ]),
+        ...combined(sums, f32x4.add, f32.add),
+      ];
+    },
+  });
+}
+
+/**
+ * Adds `run(from, weight, to, count, factor, offset)` to a module: `x * factor * (weight + offset)`.
+ *
+ * @param module - Where it goes.
+ */
+export function defineWeigh(module: ModuleBuilder): void {
+  module.define("run", {
+    parameters: {
+      from: "i32",
+      weight: "i32",
+      to: "i32",
+      count: "i32",
+      factor: "f32",
+      offset: "f32",
+    },
+    body: (scope, { from, weight, to, count, factor, offset }) => {
+      const [factors, offsets] = scope.locals("v128", 2) as [Vector, Vector];
+      return [
+        factors.set(f32x4.splat(factor)),
+        offsets.set(f32x4.splat(offset)),
+        ...overElements(scope, count, [from, weight, to], ({ load, store }) => [
+          store(to, f32x4.mul(f32x4.mul(load(from), factors), f32x4.add(load(weight), offsets))),
+        ]),
+      ];
+    },
+  });
+}
+
+/** Results of a gate reach down to 2^-126, where the exponential alone would be beyond the range. */
+const GATE_POWER = -24;
+
+/**
+ * Adds `run(gate, up, to, count)` to a module: `silu(gate) * up`, where `silu(x) = x / (1 + exp(-x))`.
+ *
+ * @param module - Where it goes.
+ * @param lanes - f32 lanes.
+ */
+export function defineGate(module: ModuleBuilder, lanes: Lanes): void {
+  module.define("run", {
+    parameters: { gate: "i32", up: "i32", to: "i32", count: "i32" },
+    body: (scope, { gate, up, to, count }) => {
+      const one = scope.constant(f32x4.const(2 ** GATE_POWER));
+      return overElements(scope, count, [gate, up, to], ({ load, store }) => {
+        const x = scope.local("v128");
+        const { before, value } = exponential(scope, lanes, x, GATE_POWER);
+        const sigmoid = f32x4.div(one, f32x4.add(value, one));
+        return [
+          x.set(f32x4.neg(load(gate))),
+          ...before,
+          store(to, f32x4.mul(f32x4.mul(load(gate), sigmoid), load(up))),
+        ];
+      });
+    },
+  });
+}

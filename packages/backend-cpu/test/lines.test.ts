@@ -1,0 +1,115 @@
+import { fc, test as prop } from "@fast-check/vitest";
+import { expectClose } from "@transmla/core/testing";
+import { describe, expect, test } from "vitest";
+
+import { rowFunctions, type RowFunctions } from "../src/kernels/rows.ts";
+import { Memory, type KernelOptions } from "../src/memory.ts";
+
+/** Rows of one memory. */
+interface Side {
+  readonly f32: Float32Array;
+  readonly rows: RowFunctions;
+}
+
+const LENGTH = 200_001;
+// Where operands and results lie in either memory.
+const [from, other, to] = [0, LENGTH, 2 * LENGTH] as const;
+
+function side(options: KernelOptions): Side {
+  const memory = new Memory(2 ** 32, options);
+  expect(memory.scratch(3 * LENGTH)).toBe(0);
+  return { f32: memory.f32, rows: rowFunctions(memory) };
+}
+
+type Run = (rows: RowFunctions, count: number) => number | undefined;
+
+/** What a function writes and returns. */
+function outcome({ f32, rows }: Side, values: readonly number[], run: Run): [Float32Array, number] {
+  f32.fill(0, to, to + values.length + 1);
+  f32.set(values, from);
+  f32.set(values.toReversed(), other);
+  const returned = run(rows, values.length);
+  return [f32.slice(to, to + values.length + 1), returned ?? 0];
+}
+
+const plain = side({ webAssembly: false });
+// Multiples of 1/64, whose differences are exact, and others.
+const lines = (exact: boolean): fc.Arbitrary<number[]> => {
+  const floats = fc.float({ min: -100, max: 100, noNaN: true });
+  const dyadic = fc.integer({ min: -6400, max: 6400 }).map((x) => x / 64);
+  return fc.array(exact ? dyadic : floats, { maxLength: 70 });
+};
+
+describe.each([
+  ["relaxed", false],
+  ["deterministic", true],
+])("functions of rows: %s", (_, deterministic) => {
+  const own = side({ deterministic });
+  const { f32, rows } = own;
+
+  function expectSame(values: readonly number[], run: Run): void {
+    const [written, returned] = outcome(own, values, run);
+    const [expected, total] = outcome(plain, values, run);
+    expectClose(written, expected, { dtype: "f32" });
+    expectClose([returned], [total], { dtype: "f32", terms: values.length });
+  }
+
+  prop.prop([lines(false)])("the largest", (values) => {
+    const [, largest] = outcome(own, values, (rows, n) => rows.largest(from, n));
+    expect(largest + 0).toBe(Math.max(...values) + 0);
+  });
+
+  prop.prop([lines(true)])("exponentials and their sum", (values) => {
+    const max = Math.max(...values);
+    expectSame(values, (rows, n) => rows.exponentials(from, to, n, max));
+  });
+
+  prop.prop([lines(false)])("sum of squares", (values) => {
+    expectSame(values, (rows, n) => rows.sumOfSquares(from, n));
+  });
+
+  prop.prop([lines(false)])("weights and scale", (values) => {
+    expectSame(values, (rows, count) => {
+      rows.weigh({ from, weight: other, to, count }, 0.25, 1);
+      rows.scale(to, count, 3);
+      return undefined;
+    });
+  });
+
+  prop.prop([lines(false)])("gate", (values) => {
+    expectSame(values, (rows, n) => {
+      rows.gate(from, other, to, n);
+      return undefined;
+    });
+  });
+
+  test("the exponential errs by at most 2e-7", () => {
+    const count = 200_000;
+    for (let i = 0; i < count; i++) f32[from + i] = (-87.3 * i) / count;
+    rows.exponentials(from, to, count, 0);
+    let worst = 0;
+    for (let i = 0; i < count; i++) {
+      const exact = Math.exp(f32[from + i]!);
+      worst = Math.max(worst, Math.abs(f32[to + i]! - exact) / exact);
+    }
+    expect(worst).toBeLessThan(2e-7);
+    expect(worst).toBeGreaterThan(2 ** -26); // it is measured at all
+  });
+
+  test("what is infinite or not a number", () => {
+    const values = [-Infinity, -1e30, 0, Number.NaN];
+    expect(outcome(own, values, (rows, n) => rows.largest(from, n))[1]).toBe(0);
+    const [written, sum] = outcome(own, values, (rows, n) => rows.exponentials(from, to, n, 0));
+    expect([...written]).toEqual([0, 0, 1, Number.NaN, 0]);
+    expect(sum).toBeNaN();
+    f32.fill(1, other, other + 5);
+    f32.set([-1e30, 1e30, Infinity, Number.NaN], from);
+    rows.gate(from, other, to, 4);
+    expect(Array.from(f32.slice(to, to + 4), (x) => x + 0)).toEqual([
+      0,
+      Math.fround(1e30),
+      Infinity,
+      Number.NaN,
+    ]);
+  });
+});
