@@ -25,7 +25,7 @@ const recomputed = /\.rotary_emb\.inv_freq$/;
 
 /** Replaces fused projections by views of their parts. */
 function splitFused(tensors: Map<string, Tensor>, config: ModelConfig): void {
-  for (const [name, fused] of [...tensors]) {
+  for (const [name, fused] of Array.from(tensors)) {
     const parts = fusedParts(name, config);
     if (!parts || fused.shape[0] !== parts.at(-1)!.end) continue;
     for (const part of parts) tensors.set(part.name, fused.slice(0, part.start, part.end));

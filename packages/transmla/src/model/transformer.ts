@@ -77,7 +77,7 @@ const normalise = (x: Tensor, weight: Tensor, { normEps, normOffset }: ModelConf
  * @param cache - The sequence; its length is that before these tokens.
  * @param latentForm - Forces one form of latent attention.
  */
-export function decoderLayer(
+function decoderLayer(
   x: Tensor,
   w: LayerWeights<Tensor>,
   config: ModelConfig,

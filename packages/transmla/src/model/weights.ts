@@ -18,7 +18,7 @@ export interface Linear<T> {
 }
 
 /** Norms over the width of each query and key head, before RoPE, where a family has them. */
-export interface HeadNorms<T> {
+interface HeadNorms<T> {
   /** `q_norm`. */
   readonly queryNorm?: T | undefined;
   /** `k_norm`. */
