@@ -13,7 +13,13 @@ import { bindAttention, type Linear } from "../../src/model/weights.ts";
 import { BROKEN, EXACT, relativeError } from "./errors.ts";
 import { invertible, type ComplexMatrix, type MatrixKind } from "./inputs/complex.ts";
 import { factoredLayer } from "./inputs/factored-layer.ts";
-import { groupedLayer, latentSizes, layerSizes, type GroupedLayer } from "./inputs/layers.ts";
+import {
+  fixtureSizes,
+  groupedLayer,
+  latentSizes,
+  layerSizes,
+  type GroupedLayer,
+} from "./inputs/layers.ts";
 import { deepseekLayer, multiQueryLayer } from "./inputs/merged-layer.ts";
 import { latentModel, onBackend } from "./inputs/models.ts";
 import { Random } from "./inputs/random.ts";
@@ -126,7 +132,7 @@ counterexample(
       "T_l on keys and queries alike, not inversely, changes the attention unless T_l is unitary",
     tolerance: "> 1e-3 relative",
   },
-  [layerSizes({ minKvHeads: 2 })],
+  [fixtureSizes],
   (size) => {
     const layer = groupedLayer(size);
     const map = complexLinear(matrices(layer, size.seed, "any").map(({ matrix }) => matrix));
@@ -143,7 +149,7 @@ counterexample(
       "a T_l that is real but not complex-linear changes the attention: different orthogonal matrices for real and imaginary parts",
     tolerance: "> 1e-3 relative",
   },
-  [layerSizes({ minKvHeads: 2 })],
+  [fixtureSizes],
   (size) => {
     const layer = groupedLayer(size);
     const [A, B] = [

@@ -33,6 +33,19 @@ interface LayerLimits {
   readonly minRepeats?: number;
 }
 
+/** The shape that the list of properties fixes. */
+const fixture = { hidden: 48, heads: 8, kvHeads: 4, headDim: 6 };
+
+const sequences = fc.record({ tokens: fc.integer({ min: 5, max: 40 }), seed: seeds });
+
+/**
+ * Layers of the fixed shape D = 48, H = 8, g = 4, d = 6, for counterexamples: small shapes can happen to meet a premise
+ * nearly, such as two random rotations of the plane by almost the same angle.
+ */
+export const fixtureSizes: fc.Arbitrary<LayerSize> = sequences.map((sequence) =>
+  Object.assign({}, fixture, sequence),
+);
+
 /** Sizes of grouped layers; one in four is D = 48, H = 8, g = 4, d = 6. */
 export function layerSizes({
   minKvHeads = 1,
@@ -49,9 +62,8 @@ export function layerSizes({
       const headDim = 2 * pairs;
       return { hidden: 2 * kvHeads * headDim + spare, heads: kvHeads * repeats, kvHeads, headDim };
     });
-  const fixture = fc.constant({ hidden: 48, heads: 8, kvHeads: 4, headDim: 6 });
-  const shapes = fc.oneof({ arbitrary: drawn, weight: 3 }, { arbitrary: fixture, weight: 1 });
-  const sequences = fc.record({ tokens: fc.integer({ min: 5, max: 40 }), seed: seeds });
+  const fixed = fc.constant(fixture);
+  const shapes = fc.oneof({ arbitrary: drawn, weight: 3 }, { arbitrary: fixed, weight: 1 });
   return fc.tuple(shapes, sequences).map(([shape, sequence]) => Object.assign({}, shape, sequence));
 }
 

@@ -5,10 +5,10 @@ import { tensor, type Backend } from "@transmla/core";
 import {
   planConversion,
   type ConversionMethod,
+  type PlanOptions,
   type WeightReader,
 } from "../../../src/convert/conversion.ts";
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { OutputDType } from "../../../src/convert/merged.ts";
 import type { HuggingFaceConfig } from "../../../src/model/config.ts";
 import { Model } from "../../../src/model/model.ts";
 import type { ForwardOptions } from "../../../src/model/transformer.ts";
@@ -233,7 +233,7 @@ function weightReader(tensors: Tensors): WeightReader {
 /** What the library makes of a model, in f64: config.json and tensors as they would be written. */
 export async function converted(
   { json, tensors, tokens }: TinyModel,
-  options: ConversionMethod & { readonly dtype?: OutputDType },
+  options: ConversionMethod & PlanOptions,
 ): Promise<TinyModel> {
   const conversion = planConversion(json, weightReader(tensors), options);
   const result = new Map<string, HostTensor>();
