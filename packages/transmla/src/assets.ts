@@ -52,22 +52,37 @@ export async function readAssets(folder: Folder, config: HuggingFaceConfig): Pro
   const jinja = (await folder.exists("chat_template.jinja"))
     ? await readText(folder, "chat_template.jinja", MAX_SMALL_BYTES)
     : undefined;
-  const template = selectChatTemplate(tokenizerConfig, jinja);
+  const configPath = `${folder.path}/tokenizer_config.json`;
+  const template = selectChatTemplate(tokenizerConfig, jinja, configPath);
+  const templatePath = jinja === undefined ? configPath : `${folder.path}/chat_template.jinja`;
   const defaults = new Fields(generation, `${folder.path}/generation_config.json`);
   const tokenizer =
     tokenizerJson === undefined
       ? undefined
-      : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`);
+      : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`, configPath);
   return {
     path: folder.path,
     tokenizer,
     chatTemplate:
-      template === undefined ? undefined : parseChatTemplate(template, tokenizer?.specialTokens),
-    endTokens: [defaults.raw("eos_token_id") ?? config["eos_token_id"] ?? []]
-      .flat()
-      .filter((id): id is number => typeof id === "number"),
+      template === undefined
+        ? undefined
+        : parseChatTemplate(template, { ...tokenizer?.specialTokens, file: templatePath }),
+    endTokens:
+      readEndTokens(defaults) ??
+      readEndTokens(new Fields(config, `${folder.path}/config.json`)) ??
+      [],
     sampling: readSampling(defaults),
   };
+}
+
+function readEndTokens(fields: Fields): readonly number[] | undefined {
+  const stated = fields.raw("eos_token_id");
+  if (stated === undefined) return undefined;
+  const ids: readonly unknown[] = Array.isArray(stated) ? stated : [stated];
+  const isId = (id: unknown): id is number => Number.isSafeInteger(id) && (id as number) >= 0;
+  return ids.every(isId)
+    ? ids
+    : fields.refuse("eos_token_id", "must be a token id or a list of them");
 }
 
 function readSampling(defaults: Fields): SamplingOptions {

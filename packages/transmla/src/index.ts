@@ -4,11 +4,15 @@ export type { ModelAssets } from "./assets.ts";
 
 export type {
   AttentionConfig,
+  ExpertGroups,
+  ExpertNames,
+  ExpertsConfig,
   FactoredAttention,
   GroupedAttention,
   HuggingFaceConfig,
   LatentAttention,
   ModelConfig,
+  NormNames,
   RopeConfig,
 } from "./model/config.ts";
 export { cacheWidth } from "./model/config.ts";
@@ -24,6 +28,9 @@ export type { RopeTables, SequenceTables } from "./model/rope.ts";
 export { convert, convertCheckpoint } from "./convert/convert.ts";
 export type { ConversionReport, ConvertOptions, Rounding } from "./convert/convert.ts";
 export type { ConversionMethod } from "./convert/conversion.ts";
+export { chooseLatentSizes } from "./convert/latent/choose-sizes.ts";
+export type { ChooseLatentSizesOptions, LatentSizes } from "./convert/latent/choose-sizes.ts";
+export type { LatentRecipe } from "./convert/latent/recipe.ts";
 export type { FactoredInit } from "./convert/factored.ts";
 export type { OutputDType } from "./convert/merged.ts";
 

@@ -110,10 +110,11 @@ export async function readWindows(
   return describe(cutWindows(ids, window, options.maxWindows), options.text);
 }
 
-async function sampleIds(model: Model, count: number): Promise<number[]> {
+/** Samples a text from a model: its begin token, and what follows at temperature 1. */
+export async function sampleIds(model: Model, count: number, seed = 0): Promise<number[]> {
   const begin = model.huggingFaceConfig["bos_token_id"];
   const ids = [typeof begin === "number" ? begin : 0];
-  const options = { maxTokens: Math.max(count - 1, 1), temperature: 1, seed: 0, ignoreEnd: true };
+  const options = { maxTokens: Math.max(count - 1, 1), temperature: 1, seed, ignoreEnd: true };
   for await (const { id } of generate(model, [...ids], options)) ids.push(id);
   return ids;
 }

@@ -146,9 +146,9 @@ function addModelCommands(program: Command, run: Run): void {
     .addOption(
       new Option(
         "--method <name>",
-        "factored: TransMLA v1; merged: a vanilla DeepSeek-V3 folder for Transformers",
+        "factored: TransMLA v1; merged: a vanilla DeepSeek-V3 folder for Transformers; latent: the same with a smaller cache",
       )
-        .choices(["factored", "merged"])
+        .choices(["factored", "merged", "latent"])
         .makeOptionMandatory(),
     )
     .addOption(
@@ -162,6 +162,23 @@ function addModelCommands(program: Command, run: Run): void {
         .choices(["f32", "bf16"])
         .default("f32"),
     )
+    .option(
+      "--cache <numbers>",
+      "of --method latent: per token and layer; sizes are chosen",
+      positiveInteger,
+    )
+    .option("--rope-dim <width>", "of --method latent: the rotated key", positiveInteger)
+    .option("--latent-rank <width>", "of --method latent: the latent", positiveInteger)
+    .option(
+      "--calibration <file>",
+      "of --method latent: a text, or a .json file of windows; sampled from the model when absent",
+    )
+    .option(
+      "--window <tokens>",
+      "of the calibration (default: the context, at most 1024)",
+      positiveInteger,
+    )
+    .option("--max-windows <count>", "the most windows", positiveInteger)
     .action((model: string, out: string, options: ConvertCommandOptions, self: Command) => {
       return run(self, (context) => convertCommand(model, out, options, context));
     });

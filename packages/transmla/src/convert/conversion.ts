@@ -1,6 +1,6 @@
-import { fail, UnsupportedError, type Shape } from "@transmla/core";
+import { fail, UnsupportedError, type Backend, type Shape } from "@transmla/core";
 
-import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../model/config.ts";
+import type { HuggingFaceConfig, ModelConfig } from "../model/config.ts";
 import { parseConfig } from "../model/families.ts";
 import { fusedParts, type FusedPart } from "../model/fused-projections.ts";
 import { NamedTensors } from "../model/named-tensors.ts";
@@ -14,7 +14,12 @@ import {
 import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredConfig, factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";
+import { latentMethod } from "./latent/method.ts";
+import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
+import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
+
+export type { WeightReader } from "./method.ts";
 
 /** Which conversion. */
 export type ConversionMethod =
@@ -27,17 +32,13 @@ export type ConversionMethod =
   | {
       /** All heads share one key of the width of all kv heads: exact, and a vanilla DeepSeek-V3 model. */
       readonly method: "merged";
-    };
-
-/** Named weights that are read one at a time, in f64. */
-export interface WeightReader {
-  /** All names. */
-  readonly names: readonly string[];
-  /** Whether a weight exists. */
-  has(name: string): boolean;
-  /** One weight, widened exactly. */
-  read(name: string): Promise<HostTensor>;
-}
+    }
+  | (LatentRecipe & {
+      /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
+      readonly method: "latent";
+      /** Windows of token ids that statistics are gathered on: 16 k tokens or more, as long as the context to come. */
+      readonly calibration: readonly (readonly number[])[];
+    });
 
 /** A conversion that is laid out and not yet computed. */
 export interface Conversion {
@@ -49,15 +50,12 @@ export interface Conversion {
   tensors(): AsyncGenerator<readonly [name: string, tensor: HostTensor]>;
 }
 
-/** One conversion method, seen from the loop over layers. */
-interface Method {
-  readonly config: HuggingFaceConfig;
-  /** Whether the result has an optional tensor: a bias or an output matrix. */
-  has(name: string): boolean;
-  /** The attention tensors of a layer, by their names below `self_attn.`. */
-  attention(w: GroupedWeights<HostTensor>): Readonly<Record<string, HostTensor>>;
-  /** Where a tensor that is not attention comes from, and its factor. */
-  carried(name: string): { readonly from: string; readonly scale: number };
+/** How a conversion is computed and stored. */
+export interface PlanOptions {
+  /** How the result will be stored; `f32` when absent. */
+  readonly dtype?: OutputDType | undefined;
+  /** Where a method that calibrates runs the source. */
+  readonly backend?: Backend | undefined;
 }
 
 /**
@@ -71,7 +69,7 @@ interface Method {
 export function planConversion(
   json: HuggingFaceConfig,
   stored: WeightReader,
-  options: ConversionMethod & { readonly dtype?: OutputDType | undefined },
+  options: ConversionMethod & PlanOptions,
 ): Conversion {
   const source = parseConfig(json);
   const weights = withoutFused(stored, source);
@@ -83,16 +81,25 @@ export function planConversion(
       `the model has ${attention.kind} attention already; only grouped attention can be converted`,
     );
   }
-  const method =
-    options.method === "factored"
-      ? factored(json, source, attention, weights, options.init ?? "svd")
-      : merged(json, source, attention, weights, options.dtype ?? "f32");
+  const from = { json, config: source, attention, weights };
+  const method = createMethod(from, options);
   const plan = planTensors(parseConfig(method.config), (name) => method.has(name));
   return {
     config: method.config,
     plan,
-    tensors: () => convertTensors(plan, source, weights, method),
+    tensors: () => convertTensors(plan, weights, method),
   };
+}
+
+function createMethod(source: GroupedSource, options: ConversionMethod & PlanOptions): Method {
+  switch (options.method) {
+    case "factored":
+      return factored(source, options.init ?? "svd");
+    case "merged":
+      return merged(source, options.dtype ?? "f32");
+    case "latent":
+      return latentMethod(source, options, options.calibration, options.backend);
+  }
 }
 
 /**
@@ -116,34 +123,25 @@ export function planTensors(
   return plan;
 }
 
-function factored(
-  json: HuggingFaceConfig,
-  source: ModelConfig,
-  attention: GroupedAttention,
-  weights: WeightReader,
-  init: FactoredInit,
-): Method {
+function factored(source: GroupedSource, init: FactoredInit): Method {
+  const { json, config, attention, weights } = source;
   const rank = (projection: string): number => {
     const biased = weights.has(`${layerPrefix(0)}self_attn.${projection}.bias`);
-    return factoredRank(attention, init, source.hiddenSize + Number(biased));
+    return factoredRank(attention, init, config.hiddenSize + Number(biased));
   };
   return {
     config: factoredConfig(json, { keyRank: rank("k_proj"), valueRank: rank("v_proj") }, init),
     has: (name) => weights.has(name.replace(/\.([kv])_a_proj\.bias$/, ".$1_proj.bias")),
-    attention: (w) => factoredTensors(w, attention, init),
+    attention: async (layer) =>
+      factoredTensors(await readAttention(source, layer), attention, init),
     carried: (name) => ({ from: name, scale: 1 }),
   };
 }
 
-function merged(
-  json: HuggingFaceConfig,
-  source: ModelConfig,
-  attention: GroupedAttention,
-  weights: WeightReader,
-  dtype: OutputDType,
-): Method {
+function merged(source: GroupedSource, dtype: OutputDType): Method {
+  const { json, config, attention, weights } = source;
   const { names } = weights;
-  const missing = deepseekLimit(source, names);
+  const missing = deepseekLimit(config, names);
   if (missing !== undefined) {
     const problem = `merged writes DeepSeek-V3, which has no ${missing}; use --method factored`;
     fail(UnsupportedError, "convert", problem);
@@ -151,55 +149,50 @@ function merged(
   const biased = names.some((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
   // One epsilon in all norms is read alike by every version of Transformers. In bf16 the factor would round embeddings,
   // o_proj and down_proj once more; the versions that exist keep 1e-6 in the latent norms whatever the others have.
-  const normEps = dtype === "f32" ? EPS : source.normEps;
-  const residual = dtype === "f32" ? residualScale(source.normEps) : 1;
-  const inResidual = /^model\.embed_tokens\.weight$|\.down_proj\.weight$/;
-  const tied = source.tiedEmbeddings || !weights.has("lm_head.weight");
+  const normEps = dtype === "f32" ? EPS : config.normEps;
+  const residual = dtype === "f32" ? residualScale(config.normEps) : 1;
   return {
-    config: mergedConfig(json, source, attention, biased, normEps),
+    config: mergedConfig(json, config, attention, biased, normEps),
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
-    attention: (w) => mergedTensors(w, attention, residual, dtype),
-    carried: (name) => {
-      if (name === "lm_head.weight" && tied) return { from: "model.embed_tokens.weight", scale: 1 };
-      return { from: name, scale: inResidual.test(name) ? residual : 1 };
-    },
+    attention: async (layer) =>
+      mergedTensors(await readAttention(source, layer), attention, residual, dtype),
+    carried: carriedUnder(source, residual),
   };
 }
 
 async function* convertTensors(
   plan: Conversion["plan"],
-  source: ModelConfig,
   weights: WeightReader,
   method: Method,
 ): AsyncGenerator<readonly [string, HostTensor]> {
   let current:
     | { readonly prefix: string; readonly tensors: Readonly<Record<string, HostTensor>> }
     | undefined;
-  for (const { name } of plan) {
-    const layer = /^model\.layers\.(\d+)\.self_attn\./.exec(name);
-    if (!layer) {
-      const { from, scale } = method.carried(name);
-      yield [name, scaled(await weights.read(from), scale)];
-      continue;
+  try {
+    for (const { name } of plan) {
+      const layer = /^model\.layers\.(\d+)\.self_attn\./.exec(name);
+      if (!layer) {
+        const { from, scale } = method.carried(name);
+        yield [name, scaled(await weights.read(from), scale)];
+        continue;
+      }
+      const prefix = layer[0];
+      if (current?.prefix !== prefix) {
+        current = undefined; // let the previous layer go before the next is read
+        current = { prefix, tensors: await method.attention(Number(layer[1])) };
+      }
+      yield [name, current.tensors[name.slice(prefix.length)]!];
     }
-    const prefix = layer[0];
-    if (current?.prefix !== prefix) {
-      current = undefined; // let the previous layer go before the next is read
-      current = {
-        prefix,
-        tensors: method.attention(await readAttention(weights, source, Number(layer[1]))),
-      };
-    }
-    yield [name, current.tensors[name.slice(prefix.length)]!];
+  } finally {
+    method.dispose?.();
   }
 }
 
 /** Reads the attention of one layer; the other weights of the layer are not touched. */
 async function readAttention(
-  weights: WeightReader,
-  source: ModelConfig,
+  { config, weights }: GroupedSource,
   layer: number,
 ): Promise<GroupedWeights<HostTensor>> {
   const prefix = `${layerPrefix(layer)}self_attn.`;
@@ -209,7 +202,7 @@ async function readAttention(
       if (weights.has(name)) read.set(name, await weights.read(name));
     }
   }
-  const attention = bindAttention(new NamedTensors(read), source, layer);
+  const attention = bindAttention(new NamedTensors(read), config, layer);
   if (attention.kind !== "grouped") throw new TypeError("convert: the source is not grouped");
   return attention;
 }

@@ -1,4 +1,4 @@
-import { decode, encode, tensor, type Tensor } from "@transmla/core";
+import { decode, encode, tensor, type Backend, type Tensor } from "@transmla/core";
 
 import { assetFiles } from "../assets.ts";
 import type { Folder } from "../checkpoint/folder.ts";
@@ -18,6 +18,8 @@ import type { OutputDType } from "./merged.ts";
 export type ConvertOptions = ConversionMethod & {
   /** The dtype of the result; each weight is rounded to it once, from f64. `f32` when absent. */
   readonly dtype?: OutputDType | undefined;
+  /** Where a method that calibrates runs the source; not used by {@link convert}, which has the model's. */
+  readonly backend?: Backend | undefined;
   /** Called after each tensor. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Stops between tensors; nothing is left behind. */
@@ -65,7 +67,10 @@ export interface ConversionReport {
  */
 export async function convert(model: Model, options: ConvertOptions): Promise<Model> {
   const dtype = options.dtype ?? "f32";
-  const conversion = planConversion(model.huggingFaceConfig, modelWeights(model), options);
+  const conversion = planConversion(model.huggingFaceConfig, modelWeights(model), {
+    ...options,
+    backend: model.backend,
+  });
   const tensors = new Map<string, Tensor>();
   try {
     for await (const [name, { data, shape }] of conversion.tensors()) {

@@ -16,7 +16,7 @@ export const EPS = 1e-6;
  * constant 1/√eps. The relative error is s² ms(z) / (2 eps) ≤ 5e-8 for latents of rms up to 20. A power of two costs
  * no mantissa bit; squares stay normal numbers in f32.
  */
-const LATENT_SCALE = 2 ** -26;
+export const LATENT_SCALE: number = 2 ** -26;
 
 /** How weights are stored. */
 export type OutputDType = "f32" | "bf16";
@@ -24,8 +24,13 @@ export type OutputDType = "f32" | "bf16";
 /** Width of the part of a head without RoPE. It carries zeros; stock runtimes demand that it exists. */
 const nopeDim = (c: GroupedAttention): number => c.headDim;
 
-/** Rows of one head in the order of interleaved pairs, from the half-split order of LLaMA. */
-function interleavedRows(headDim: number, start: number): number[] {
+/**
+ * Rows of one head in the order of interleaved pairs, from the half-split order of LLaMA.
+ *
+ * @param headDim - The width of the head.
+ * @param start - Its first row.
+ */
+export function interleavedRows(headDim: number, start: number): number[] {
   const half = headDim / 2;
   return range(0, headDim).map((i) => start + (i % 2) * half + Math.floor(i / 2));
 }
@@ -197,6 +202,34 @@ export function mergedConfig(
     long_factor: factors,
     original_max_position_embeddings: config.contextLength,
   };
+  return deepseekConfig(source, config, c, {
+    q_lora_rank: biased ? c.heads * c.headDim : null,
+    kv_lora_rank: merged,
+    qk_nope_head_dim: nopeDim(c),
+    qk_rope_head_dim: merged,
+    head_dim: merged,
+    attention_bias: biased,
+    rope_theta: 1,
+    rope_scaling: rope,
+    rope_parameters: { rope_theta: 1, ...rope },
+    rms_norm_eps: normEps,
+  });
+}
+
+/**
+ * A DeepSeek-V3 configuration with dense layers.
+ *
+ * @param source - The configuration of the source: token ids and the like are carried over.
+ * @param config - The source as data.
+ * @param c - Its attention.
+ * @param attention - Ranks, widths, rotary embedding and epsilon of the result.
+ */
+export function deepseekConfig(
+  source: HuggingFaceConfig,
+  config: ModelConfig,
+  c: GroupedAttention,
+  attention: HuggingFaceConfig,
+): HuggingFaceConfig {
   return {
     architectures: ["DeepseekV3ForCausalLM"],
     model_type: "deepseek_v3",
@@ -206,19 +239,10 @@ export function mergedConfig(
     num_hidden_layers: config.layers,
     num_attention_heads: c.heads,
     num_key_value_heads: c.heads,
-    q_lora_rank: biased ? c.heads * c.headDim : null,
-    kv_lora_rank: merged,
-    qk_nope_head_dim: nopeDim(c),
-    qk_rope_head_dim: merged,
     v_head_dim: c.headDim,
-    head_dim: merged,
-    attention_bias: biased,
+    ...attention,
     rope_interleave: true,
-    rope_theta: 1,
-    rope_scaling: rope,
-    rope_parameters: { rope_theta: 1, ...rope },
     max_position_embeddings: config.contextLength,
-    rms_norm_eps: normEps,
     hidden_act: "silu",
     tie_word_embeddings: false,
     // All layers are dense; these fields of the expert layers must still be numbers.

@@ -5,6 +5,9 @@ import { show } from "../checkpoint/json.ts";
 /** SentencePiece makes pieces of at most 16 characters unless told otherwise; runs of spaces come to a few dozen. */
 const MAX_PIECE_LENGTH = 256;
 
+/** Characters of all pairs: the merges of a vocabulary of 2^18 tokens take 5 million. */
+const MAX_MERGE_CHARACTERS = 2 ** 26;
+
 /** A piece of text, and how readily it is formed. */
 export interface ScoredPiece {
   /** The text, with "▁" for spaces. */
@@ -28,6 +31,7 @@ export function deriveMerges(
 ): (readonly [left: string, right: string])[] {
   const lengths = new Map(pieces.map(({ text }) => [text, characters(text)]));
   const merges: { readonly pair: readonly [string, string]; readonly score: number }[] = [];
+  let total = 0;
   for (const { text, score } of pieces) {
     if (text.length > MAX_PIECE_LENGTH) {
       const problem = `token ${show(text)} has ${text.length} characters`;
@@ -35,7 +39,13 @@ export function deriveMerges(
     }
     for (let at = 1; at < text.length; at++) {
       const pair = [text.slice(0, at), text.slice(at)] as const;
-      if (lengths.has(pair[0]) && lengths.has(pair[1])) merges.push({ pair, score });
+      if (!lengths.has(pair[0]) || !lengths.has(pair[1])) continue;
+      total += text.length;
+      if (total > MAX_MERGE_CHARACTERS) {
+        const problem = `the merges take more than ${MAX_MERGE_CHARACTERS} characters`;
+        return fail(FormatError, file, `tokenizer.ggml.tokens: ${problem}`);
+      }
+      merges.push({ pair, score });
     }
   }
   const length = (text: string): number => lengths.get(text)!;

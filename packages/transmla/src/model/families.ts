@@ -8,12 +8,13 @@ import type {
   RopeConfig,
 } from "./config.ts";
 import {
+  checkExperts,
   deepseekV2Experts,
   deepseekV3Experts,
   mixtralExperts,
   qwen3Experts,
 } from "./family-experts.ts";
-import { Fields } from "./fields.ts";
+import { Fields, MAX_LAYERS } from "./fields.ts";
 import { refuseChangingFields } from "./known-fields.ts";
 import { readRope, ropeSource, scoreScale } from "./rope.ts";
 
@@ -30,7 +31,7 @@ interface Family {
   /** Which layers look back how far; by `sliding_window` on none. */
   readonly windows?: (fields: Fields, layer: number) => boolean;
   /** Which layers have no positions, or others. */
-  readonly rope?: (fields: Fields, layer: number, usual: RopeConfig) => RopeConfig | undefined;
+  readonly rope?: (fields: Fields, usual: RopeConfig) => (layer: number) => RopeConfig | undefined;
   /** The experts of a layer. */
   readonly experts?: (fields: Fields, layer: number) => ExpertsConfig | undefined;
   /** Norm weights are stored less one, embeddings are scaled, and branches are normalised on the way out. */
@@ -39,13 +40,16 @@ interface Family {
   readonly scalesScores?: boolean;
 }
 
+/** Heads have a few hundred components; there is a frequency for every two. */
+const MAX_HEAD = 2 ** 16;
+
 const always = (): boolean => true;
 
 /** Whether `layer_types` makes a layer look back only so far; by a rule where the field is absent. */
 const byLayerType =
   (otherwise: (fields: Fields, layer: number) => boolean) =>
   (fields: Fields, layer: number): boolean => {
-    const types = fields.texts("layer_types");
+    const types = fields.textsOfLayers("layer_types");
     return types ? types[layer] === "sliding_attention" : otherwise(fields, layer);
   };
 
@@ -63,23 +67,23 @@ const gemma3Windows = byLayerType((fields, layer) => {
 });
 
 /** Gemma 3 rotates layers with a window by another, unscaled base. */
-function gemma3Rope(fields: Fields, layer: number, usual: RopeConfig): RopeConfig {
-  if (!gemma3Windows(fields, layer)) return usual;
+function gemma3Rope(fields: Fields, usual: RopeConfig): (layer: number) => RopeConfig {
   const nested = fields.has("rope_parameters") ? fields.object("rope_parameters") : undefined;
   const local = nested?.has("sliding_attention") ? nested.object("sliding_attention") : undefined;
   const theta = local
     ? local.positive("rope_theta", 10_000)
     : fields.positive("rope_local_base_freq", 10_000);
-  return readRope({ fields, scaling: local, theta }, fields.size("head_dim", 256), false);
+  const windowed = readRope({ fields, scaling: local, theta }, fields.size("head_dim", 256), false);
+  return (layer) => (gemma3Windows(fields, layer) ? windowed : usual);
 }
 
 /** SmolLM3: every fourth layer has no positions. */
-function smollm3Rope(fields: Fields, layer: number, usual: RopeConfig): RopeConfig | undefined {
-  const flags = fields.counts("no_rope_layers");
-  const rotated = flags
-    ? flags[layer] !== 0
-    : (layer + 1) % fields.size("no_rope_layer_interval", 4) !== 0;
-  return rotated ? usual : undefined;
+function smollm3Rope(fields: Fields, usual: RopeConfig): (layer: number) => RopeConfig | undefined {
+  const flags = fields.countsOfLayers("no_rope_layers");
+  const interval = fields.size("no_rope_layer_interval", 4);
+  const isRotated = (layer: number): boolean =>
+    flags ? flags[layer] !== 0 : (layer + 1) % interval !== 0;
+  return (layer) => (isRotated(layer) ? usual : undefined);
 }
 
 const gemmaFields = ["attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"];
@@ -152,10 +156,11 @@ export function parseConfig(json: unknown, file = "config.json"): ModelConfig {
   }
   refuseChangingFields(fields, family, row.honours ?? []);
   const attention = readAttention(fields, own, row);
-  const layers = fields.size("num_hidden_layers");
+  const layers = fields.size("num_hidden_layers", undefined, MAX_LAYERS);
   const perLayer = <T>(read: (layer: number) => T): T[] =>
     Array.from({ length: layers }, (_, layer) => read(layer));
   const usual = readUsualRope(fields, attention, row);
+  const rope = row.rope?.(fields, usual) ?? (() => usual);
   return {
     family,
     layers,
@@ -172,9 +177,9 @@ export function parseConfig(json: unknown, file = "config.json"): ModelConfig {
     scoreCap: readCap(fields, "attn_logit_softcapping"),
     tiedEmbeddings: fields.flag("tie_word_embeddings", row.tied ?? false),
     attention,
-    ropes: perLayer((layer) => (row.rope ? row.rope(fields, layer, usual) : usual)),
+    ropes: perLayer(rope),
     windows: perLayer((layer) => readWindow(fields, layer, row)),
-    experts: perLayer((layer) => row.experts?.(fields, layer)),
+    experts: perLayer((layer) => readExperts(fields, layer, row)),
   };
 }
 
@@ -193,6 +198,12 @@ const gemmaNorms: NormNames = {
 function readWindow(fields: Fields, layer: number, row: Family): number | undefined {
   const windowed = fields.has("sliding_window") && row.windows?.(fields, layer);
   return windowed ? fields.size("sliding_window") : undefined;
+}
+
+function readExperts(fields: Fields, layer: number, row: Family): ExpertsConfig | undefined {
+  const experts = row.experts?.(fields, layer);
+  if (experts) checkExperts(fields, experts);
+  return experts;
 }
 
 function readCap(fields: Fields, name: string): number | undefined {
@@ -235,7 +246,7 @@ function readAttention(fields: Fields, own: Fields | undefined, row: Family): At
       `does not divide hidden_size = ${hidden}, and there is no head_dim`,
     );
   }
-  const headDim = fields.size("head_dim", row.headDim ?? hidden / heads);
+  const headDim = fields.size("head_dim", row.headDim ?? hidden / heads, MAX_HEAD);
   if (headDim % 2 !== 0) fields.refuse("head_dim", "must be even");
   const scale = fields.positive("query_pre_attn_scalar", headDim) ** -0.5;
   if (own) {
@@ -253,7 +264,7 @@ function readAttention(fields: Fields, own: Fields | undefined, row: Family): At
 
 function readLatentAttention(fields: Fields, heads: number, row: Family): AttentionConfig {
   const nopeDim = fields.count("qk_nope_head_dim");
-  const ropeDim = fields.size("qk_rope_head_dim");
+  const ropeDim = fields.size("qk_rope_head_dim", undefined, MAX_HEAD);
   if (ropeDim % 2 !== 0) fields.refuse("qk_rope_head_dim", "must be even");
   return {
     kind: "latent",

@@ -6,6 +6,30 @@ import type { Fields } from "./fields.ts";
 const names: ExpertNames = { prefix: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj" };
 
 /**
+ * Throws unless each token can have its experts from the groups that are kept.
+ *
+ * @param fields - The configuration.
+ * @param experts - What was read from it.
+ */
+export function checkExperts(fields: Fields, experts: ExpertsConfig): void {
+  const { count, perToken, groups } = experts;
+  if (groups && count % groups.count !== 0) {
+    fields.refuse("n_group", `must divide the number of experts, ${count}`);
+  }
+  if (groups && groups.kept > groups.count) {
+    fields.refuse("topk_group", `is more than the number of groups, ${groups.count}`);
+  }
+  const inGroup = groups ? count / groups.count : count;
+  if (groups && groups.ranked > inGroup) {
+    fields.refuse("n_group", `leaves ${inGroup} experts in a group; ${groups.ranked} rank it`);
+  }
+  const eligible = inGroup * (groups?.kept ?? 1);
+  if (perToken > eligible) {
+    fields.refuse("num_experts_per_tok", `is more than the ${eligible} experts to choose from`);
+  }
+}
+
+/**
  * Mixtral: every layer, softmax over the chosen experts.
  *
  * @param fields - The configuration.
@@ -31,7 +55,7 @@ export function mixtralExperts(fields: Fields): ExpertsConfig {
  * @param layer - Which layer.
  */
 export function qwen3Experts(fields: Fields, layer: number): ExpertsConfig | undefined {
-  const dense = fields.counts("mlp_only_layers")?.includes(layer) ?? false;
+  const dense = fields.countsOfLayers("mlp_only_layers")?.includes(layer) ?? false;
   if (dense || (layer + 1) % fields.size("decoder_sparse_step", 1) !== 0) return undefined;
   return {
     count: fields.size(fields.has("num_local_experts") ? "num_local_experts" : "num_experts", 128),

@@ -1,7 +1,12 @@
 import { fail, FormatError } from "@transmla/core";
 
+import { show } from "../checkpoint/json.ts";
+
 /** Sizes beyond this are a damaged file: the largest dimension of a real model is below 2^20, a context below 2^25. */
 const MAX_SIZE = 2 ** 31;
+
+/** The deepest models have a few hundred layers. */
+export const MAX_LAYERS: number = 2 ** 12;
 
 /** Reads the fields of a JSON object with types and bounds; errors name file, field and value. */
 export class Fields {
@@ -45,21 +50,22 @@ export class Fields {
     accepts: (value: unknown) => value is T,
   ): T {
     const value = this.raw(name);
-    if (value === undefined && fallback !== undefined) return fallback;
-    if (accepts(value)) return value;
-    const found =
-      value === undefined ? "it is missing" : `found ${JSON.stringify(value).slice(0, 80)}`;
+    const used = value === undefined ? fallback : value;
+    if (accepts(used)) return used;
+    // A fallback that follows from other fields can be out of bounds too.
+    const implied = used === undefined ? "" : `, and the other fields make it ${show(used)}`;
+    const found = value === undefined ? `it is missing${implied}` : `found ${show(value)}`;
     return fail(FormatError, this.#file, `${this.#prefix}${name} must be ${expected}, ${found}`);
   }
 
   /** A positive integer. */
-  size(name: string, fallback?: number): number {
+  size(name: string, fallback?: number, limit: number = MAX_SIZE): number {
     return this.#value(
       name,
       fallback,
-      `an integer from 1 to ${MAX_SIZE}`,
+      `an integer from 1 to ${limit}`,
       (value): value is number => {
-        return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_SIZE;
+        return Number.isInteger(value) && (value as number) >= 1 && (value as number) <= limit;
       },
     );
   }
@@ -120,17 +126,23 @@ export class Fields {
     });
   }
 
-  /** A list of integers that are zero or positive, if present. */
-  counts(name: string): readonly number[] | undefined {
+  /** A list of integers that are zero or positive, at most one for each layer, if present. */
+  countsOfLayers(name: string): readonly number[] | undefined {
     if (!this.has(name)) return undefined;
-    return this.#value(
-      name,
-      undefined,
-      "a list of integers",
-      (value): value is readonly number[] => {
-        return Array.isArray(value) && value.every((x) => Number.isInteger(x) && x >= 0);
-      },
-    );
+    const expected = `a list of at most ${MAX_LAYERS} integers from 0`;
+    return this.#value(name, undefined, expected, (value): value is readonly number[] => {
+      if (!Array.isArray(value) || value.length > MAX_LAYERS) return false;
+      return value.every((x) => Number.isInteger(x) && x >= 0);
+    });
+  }
+
+  /** A list of texts, at most one for each layer, if present. */
+  textsOfLayers(name: string): readonly string[] | undefined {
+    const texts = this.raw(name);
+    if (Array.isArray(texts) && texts.length > MAX_LAYERS) {
+      this.refuse(name, `has ${texts.length} texts; the most is ${MAX_LAYERS}`);
+    }
+    return this.texts(name);
   }
 
   /** A nested object. */
@@ -143,7 +155,7 @@ export class Fields {
     return fail(
       FormatError,
       this.#file,
-      `${this.#prefix}${name} = ${JSON.stringify(this.raw(name))?.slice(0, 80)} ${problem}`,
+      `${this.#prefix}${name} = ${show(this.raw(name))} ${problem}`,
     );
   }
 }

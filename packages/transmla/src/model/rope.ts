@@ -171,7 +171,21 @@ export function readRope(
     contextLength,
     originalLength,
   };
-  return { ...read(unscaled, scaling ?? fields), interleaved };
+  const rope = { ...read(unscaled, scaling ?? fields), interleaved };
+  checkFinite(rope, fields);
+  return rope;
+}
+
+/** Bases and factors at the limits of f64 leave no frequency that can be computed with. */
+function checkFinite({ frequencies, long, dynamic }: RopeConfig, fields: Fields): void {
+  const all = [...frequencies, ...(long?.frequencies ?? [])];
+  const stated = ["rope_parameters", "rope_scaling"].find((name) => fields.has(name));
+  if (!all.every(Number.isFinite)) {
+    fields.refuse(stated ?? "rope_theta", "gives frequencies that are not finite");
+  }
+  if (dynamic && frequencies.length < 2) {
+    fields.refuse(stated!, "cannot scale a rotary embedding of one pair");
+  }
 }
 
 /**
@@ -182,7 +196,10 @@ export function readRope(
 export function scoreScale({ scaling }: RopeSource): number {
   const weight = scaling?.number("mscale_all_dim", 0) ?? 0;
   const scaled = scaling?.text("rope_type", scaling.text("type", "default")) !== "default";
-  return scaling && scaled && weight ? mscale(scaling.positive("factor"), weight) ** 2 : 1;
+  if (!scaling || !scaled || !weight) return 1;
+  const scale = mscale(scaling.positive("factor"), weight) ** 2;
+  if (!Number.isFinite(scale)) scaling.refuse("mscale_all_dim", "gives scores that are not finite");
+  return scale;
 }
 
 /** Cosines and sines of positions, `[positions, pairs]` each. */

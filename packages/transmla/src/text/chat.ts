@@ -13,10 +13,12 @@ export interface ChatMessage {
   readonly [field: string]: unknown;
 }
 
-/** Choices of {@link parseChatTemplate}: the tokens that the template may write, and the clock. */
+/** Choices of {@link parseChatTemplate}: the tokens that the template may write, the clock, and a name. */
 export interface ChatTemplateOptions extends SpecialTokens {
   /** The time for templates that write the date; the present when absent. */
   readonly now?: (() => Date) | undefined;
+  /** The file that has the template, for errors. */
+  readonly file?: string | undefined;
 }
 
 /** Choices of {@link ChatTemplate.render}. */
@@ -57,8 +59,9 @@ export interface ChatTemplate {
  * ```
  */
 export function parseChatTemplate(source: string, options: ChatTemplateOptions = {}): ChatTemplate {
-  const { bosToken, eosToken, unkToken, padToken, now = () => new Date() } = options;
-  const render = compileTemplate(source, "chat template", now);
+  const { bosToken, eosToken, unkToken, padToken, now = () => new Date(), file } = options;
+  const name = file === undefined ? "chat template" : `${file}: chat template`;
+  const render = compileTemplate(source, name, now);
   return {
     render: (messages, { addGenerationPrompt = false, tools, variables } = {}) =>
       render({

@@ -13,6 +13,12 @@ const MAX_LIST = 100_000;
 /** Nodes that may be evaluated: a thousand messages take 26,517 in the template of Qwen2. */
 const MAX_STEPS = 1_000_000;
 
+/** Spaces at the beginning of a line. */
+const MAX_INDENT = 100;
+
+/** Characters of an error message. */
+const MAX_MESSAGE = 1000;
+
 /** What is used of the library. Its own types do not resolve under `nodenext`. */
 interface Library {
   tokenize(
@@ -27,7 +33,22 @@ interface Library {
 
 interface Interpreter {
   run(program: unknown): { readonly value: unknown };
-  evaluate(node: unknown, environment: unknown): { readonly type: string; readonly value: unknown };
+  /** The bounds of a slice may be absent. */
+  evaluate(
+    node: Node | undefined,
+    environment: unknown,
+  ): { readonly type: string; readonly value: unknown };
+}
+
+/** A part of a program; `filter` is there in the use of a filter, and has arguments when it is called. */
+interface Node {
+  readonly type: string;
+  readonly filter?: {
+    readonly callee?: { readonly value: unknown };
+    readonly args?: readonly Node[];
+  };
+  readonly argument?: Node;
+  readonly value?: unknown;
 }
 
 const { tokenize, parse, Environment, Interpreter } = library as unknown as Library;
@@ -66,7 +87,7 @@ export function compileTemplate(
   const globals = {
     ...CONSTANTS,
     range: (...bounds: readonly number[]) => range(operation, ...bounds),
-    raise_exception: (message: unknown) => fail(ArgumentError, operation, String(message)),
+    raise_exception: (message: unknown) => fail(ArgumentError, operation, shorten(String(message))),
     strftime_now: (format: unknown) => formatTime(now(), String(format)),
   };
   return (variables) =>
@@ -85,8 +106,13 @@ function attempt<T>(kind: typeof FormatError, operation: string, body: () => T):
     return body();
   } catch (error) {
     if (error instanceof TransmlaError) throw error;
-    return fail(kind, operation, error instanceof Error ? error.message : String(error));
+    return fail(kind, operation, shorten(error instanceof Error ? error.message : String(error)));
   }
+}
+
+/** What a template says when it fails may hold the whole conversation, or more. */
+function shorten(message: string): string {
+  return message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}...` : message;
 }
 
 /** Counts every node that the interpreter evaluates and checks what comes of it. */
@@ -95,6 +121,16 @@ function bounded(interpreter: Interpreter, operation: string): Interpreter {
   let steps = 0;
   interpreter.evaluate = (node, environment) => {
     if (++steps > MAX_STEPS) exceeded(operation, `takes more than ${MAX_STEPS} steps`);
+    for (const width of indentArguments(node)) {
+      // Filters make the text before it could be measured. Arguments have no effects: they may be evaluated twice.
+      const { value } = evaluate(width, environment);
+      const widths = Array.isArray(value)
+        ? value.map((item: { value: unknown }) => item.value)
+        : [value];
+      if (widths.some((x) => typeof x === "number" && x > MAX_INDENT)) {
+        exceeded(operation, `indents by more than ${MAX_INDENT} spaces`);
+      }
+    }
     const result = evaluate(node, environment);
     if (typeof result.value === "string" && result.value.length > MAX_TEXT) {
       exceeded(operation, `makes a text of more than ${MAX_TEXT} characters`);
@@ -105,6 +141,17 @@ function bounded(interpreter: Interpreter, operation: string): Interpreter {
     return result;
   };
   return interpreter;
+}
+
+/** What is passed to a filter that indents. */
+function indentArguments(node: Node | undefined): readonly Node[] {
+  const filter = node?.filter;
+  const name = filter?.callee?.value;
+  if (name !== "indent" && name !== "tojson") return [];
+  return (filter?.args ?? []).map((arg) => {
+    if (arg.type === "SpreadExpression") return arg.argument!;
+    return arg.type === "KeywordArgumentExpression" ? (arg.value as Node) : arg;
+  });
 }
 
 function exceeded(operation: string, what: string): never {

@@ -1,6 +1,7 @@
 import { fail, FormatError, UnsupportedError } from "@transmla/core";
 
 import { isObject, show } from "../checkpoint/json.ts";
+import { checkComponentFields, checkGrowth } from "./component-fields.ts";
 import { restatePreTokenizer, type Component } from "./pre-tokenizers.ts";
 
 /** Ids beyond this are a damaged file: the largest published vocabularies have about 2^18 tokens. */
@@ -58,10 +59,12 @@ const COMPONENTS = {
  */
 export function readTokenizerJson(json: unknown, file: string): TokenizerJson {
   if (!isObject(json)) return fail(FormatError, file, "the file must be a JSON object");
-  const component = (kind: keyof typeof COMPONENTS): Component | null =>
-    json[kind] === null || json[kind] === undefined
-      ? null
-      : readComponent(kind, json[kind], file, kind, 0);
+  const component = (kind: keyof typeof COMPONENTS): Component | null => {
+    if (json[kind] === null || json[kind] === undefined) return null;
+    const read = readComponent(kind, json[kind], file, kind, 0);
+    checkGrowth(read, COMPONENTS[kind].parts, file, kind);
+    return read;
+  };
   return {
     model: readModel(json["model"], file),
     added_tokens: readAddedTokens(json["added_tokens"] ?? [], file),
@@ -91,8 +94,10 @@ function readComponent(
       `${path}.type = ${show(type)} is not supported; known are ${known}`,
     );
   }
-  if (type !== "Sequence")
+  if (type !== "Sequence") {
+    checkComponentFields(value, file, path);
     return kind === "pre_tokenizer" ? restatePreTokenizer(value, file, path) : value;
+  }
   const list = value[parts];
   if (!Array.isArray(list))
     return fail(FormatError, file, `${path}.${parts} must be a list, found ${show(list)}`);
@@ -119,7 +124,7 @@ function readModel(model: unknown, file: string): Component {
       checkVocabulary(vocab, file);
       break;
     case "Unigram":
-      checkPieces(vocab, file);
+      checkPieces(vocab, model["unk_id"] ?? undefined, file);
       break;
     default:
       return fail(
@@ -153,7 +158,7 @@ function checkVocabulary(vocabulary: unknown, file: string): void {
   }
 }
 
-function checkPieces(pieces: unknown, file: string): void {
+function checkPieces(pieces: unknown, unknownId: unknown, file: string): void {
   if (!Array.isArray(pieces) || pieces.length === 0 || pieces.length > MAX_VOCABULARY) {
     return fail(FormatError, file, `model.vocab must be a list of 1 to ${MAX_VOCABULARY} pieces`);
   }
@@ -162,6 +167,10 @@ function checkPieces(pieces: unknown, file: string): void {
     if (!valid)
       fail(FormatError, file, `model.vocab[${i}] must be [token, score], found ${show(piece)}`);
   });
+  if (unknownId !== undefined && checkId(unknownId, file, () => "model.unk_id") >= pieces.length) {
+    const problem = `model.unk_id = ${show(unknownId)} is not below ${pieces.length}`;
+    fail(FormatError, file, `${problem}, the number of pieces`);
+  }
 }
 
 function checkMerges(merges: unknown, file: string): void {

@@ -76,7 +76,7 @@ interface LibraryTokenizer {
   encode(
     text: string,
     options: { add_special_tokens: boolean },
-  ): { readonly ids: readonly (number | undefined)[] };
+  ): { readonly ids: readonly (number | null | undefined)[] };
   decode(ids: readonly number[], options: { clean_up_tokenization_spaces: boolean }): string;
   token_to_id(token: string): number | undefined;
 }
@@ -98,6 +98,7 @@ const PROBE = "a 1";
  * @param tokenizerJson - The parsed `tokenizer.json`.
  * @param tokenizerConfig - The parsed `tokenizer_config.json`; null or undefined when there is none.
  * @param file - What errors call the first file.
+ * @param configFile - What errors call the second file.
  * @throws FormatError or UnsupportedError that names file, field and value.
  *
  * @example
@@ -113,18 +114,21 @@ export function parseTokenizer(
   tokenizerJson: unknown,
   tokenizerConfig: unknown,
   file = "tokenizer.json",
+  configFile = "tokenizer_config.json",
 ): Tokenizer {
   const json = readTokenizerJson(tokenizerJson, file);
-  const specialTokens = readSpecialTokens(tokenizerConfig ?? {}, "tokenizer_config.json");
+  const specialTokens = readSpecialTokens(tokenizerConfig ?? {}, configFile);
   const special = new Set(json.added_tokens.filter((token) => token.special).map(({ id }) => id));
   let inner: LibraryTokenizer;
   try {
     inner = new LibraryTokenizer(json, {});
-    inner.encode(PROBE, { add_special_tokens: true });
+    const { ids } = inner.encode(PROBE, { add_special_tokens: true });
+    const known = ids.filter((id) => typeof id === "number");
+    if (known.length > 0) inner.decode(known, { clean_up_tokenization_spaces: false });
   } catch (error) {
     return fail(FormatError, file, error instanceof Error ? error.message : String(error));
   }
-  if (inner.encode("", { add_special_tokens: true }).ids.includes(undefined)) {
+  if (inner.encode("", { add_special_tokens: true }).ids.some((id) => typeof id !== "number")) {
     fail(FormatError, file, "post_processor adds a token that the vocabulary does not have");
   }
   if (inner.decoder) correctDecoder(inner.decoder, json.decoder!);
@@ -134,7 +138,7 @@ export function parseTokenizer(
     specialTokens,
     encode(text, options = {}) {
       const { ids } = inner.encode(text, { add_special_tokens: options.specialTokens ?? true });
-      if (!ids.every((id) => id !== undefined)) {
+      if (!ids.every((id) => typeof id === "number")) {
         fail(
           ArgumentError,
           "encode",
@@ -142,7 +146,7 @@ export function parseTokenizer(
           file,
         );
       }
-      return ids as number[];
+      return [...ids];
     },
     decode(ids, options = {}) {
       const skip = options.skipSpecialTokens ?? false;

@@ -207,7 +207,7 @@ test("an output folder that exists", async () => {
 test("wrong usage", async () => {
   const unknown = await run("convert", model, out, "--method", "mergd");
   expect(unknown.code).toBe(2);
-  expect(unknown.stderr).toContain("Allowed choices are factored, merged.");
+  expect(unknown.stderr).toContain("Allowed choices are factored, merged, latent.");
   const missing = await run("convert", model, "--method", "merged");
   expect(missing).toMatchObject({ code: 2, stderr: "error: missing required argument 'out'\n" });
 });

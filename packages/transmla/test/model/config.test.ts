@@ -139,7 +139,7 @@ test.each([
   ],
   [
     { num_hidden_layers: 1.5 },
-    "config.json: num_hidden_layers must be an integer from 1 to 2147483648, found 1.5",
+    "config.json: num_hidden_layers must be an integer from 1 to 4096, found 1.5",
   ],
   [
     { num_key_value_heads: 3 },

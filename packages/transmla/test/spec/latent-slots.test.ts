@@ -3,15 +3,15 @@ import { fc } from "@fast-check/vitest";
 import { eigh, identity, matrix, type Matrix } from "@transmla/core/linalg";
 import { expect } from "vitest";
 
-import type { Moments } from "../../src/convert/latent/moments.ts";
-import { chooseSlots } from "../../src/convert/latent/slots.ts";
+import type { Moments } from "../../src/convert/latent/steps/moments.ts";
+import { chooseSlots } from "../../src/convert/latent/steps/slots.ts";
 import { parseConfig } from "../../src/model/families.ts";
+import { backends } from "./backends.ts";
 import { EXACT, relativeError } from "./errors.ts";
 import { groupedLayer, layerSizes, seeds, type LayerSize } from "./inputs/layers.ts";
 import { converted, sourceModel, type SourceSize } from "./inputs/models.ts";
 import { referenceMoments } from "./inputs/moments.ts";
 import { Random } from "./inputs/random.ts";
-import { backends } from "./backends.ts";
 import { counterexample, property } from "./property.ts";
 import { groupedScores } from "./reference/attention.ts";
 import { decoderLogits } from "./reference/decoder.ts";
@@ -89,7 +89,9 @@ property(
   (size) => {
     const { moments, keyEnergy } = momentsOf(size);
     const { energies } = chooseSlots(moments, groupedLayer(size).attention, 2);
-    const total = energies.flatMap((values) => [...values]).reduce((sum, energy) => sum + energy, 0);
+    const total = energies
+      .flatMap((values) => [...values])
+      .reduce((sum, energy) => sum + energy, 0);
     const power = total / (keyEnergy / size.kvHeads ** 2);
     // Σ_h E|q_{h,l}|² of a kv head: H/g heads, two components of power g / (2 H) each.
     expect(power).toBeCloseTo(1, 6);
@@ -189,12 +191,16 @@ property(
 );
 
 /** Attention scores of a layer whose first two RoPE pairs of queries and keys are mixed by a rotation. */
-function mixedScores(size: LayerSize, frequencies: readonly number[]): [number[][][], number[][][]] {
+function mixedScores(
+  size: LayerSize,
+  frequencies: readonly number[],
+): [number[][][], number[][][]] {
   const layer = groupedLayer(size);
   const rope = { ...layer.rope, frequencies };
   const pairs = size.headDim / 2;
   const mix = (rows: number): Float64Array => {
-    const weight = rows === size.heads * size.headDim ? layer.weights.q.weight : layer.weights.k.weight;
+    const weight =
+      rows === size.heads * size.headDim ? layer.weights.q.weight : layer.weights.k.weight;
     const data = weight.data.slice();
     const width = size.hidden;
     for (let row = 0; row < rows; row += size.headDim) {
@@ -228,7 +234,8 @@ const twoPairs = layerSizes({ minRepeats: 2 }).filter(({ headDim }) => headDim >
 property(
   {
     id: "P18",
-    statement: "mixing two pairs of one frequency, alike in queries and keys, leaves the scores as they are",
+    statement:
+      "mixing two pairs of one frequency, alike in queries and keys, leaves the scores as they are",
     tolerance: "1e-10 relative, f64",
   },
   [twoPairs],

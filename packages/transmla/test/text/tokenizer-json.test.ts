@@ -89,7 +89,8 @@ describe("files that are refused", () => {
     ],
     [
       { model, post_processor: { type: "TemplateProcessing", single: 5 } },
-      "FormatError: t.json: type is not iterable",
+      'FormatError: t.json: post_processor.single must be a list of {"SpecialToken": {"id": text}} and ' +
+        '{"Sequence": {"id": text}}, found 5',
     ],
     [
       {

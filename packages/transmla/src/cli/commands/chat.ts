@@ -6,6 +6,9 @@ import type { ChatMessage } from "../../text/chat.ts";
 import { openModel, type CommandContext } from "../context.ts";
 import { describeStatistics, generateOptions, streamText, type SamplingFlags } from "./generate.ts";
 
+/** The memory of a chat, in tokens: contexts of a million would not fit. */
+const CHAT_POSITIONS = 8192;
+
 /** Talks with a model through its chat template. Each turn reuses the cache of what came before. */
 export async function chat(
   path: string,
@@ -18,7 +21,7 @@ export async function chat(
   if (!chatTemplate || !tokenizer) {
     fail(UnsupportedError, "chat", "the model has no chat template; use transmla generate", path);
   }
-  using cache = model.createCache();
+  using cache = model.createCache(Math.min(model.config.contextLength, CHAT_POSITIONS));
   const messages: ChatMessage[] = system === undefined ? [] : [{ role: "system", content: system }];
   let cached: number[] = [];
   const terminal = createInterface({

@@ -1,16 +1,19 @@
 import { createOutputFolder } from "../../checkpoint/disk.ts";
+import type { Folder } from "../../checkpoint/folder.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
 import { convertCheckpoint } from "../../convert/convert.ts";
 import type { OutputDType } from "../../convert/merged.ts";
 import { asFolder, readConfig } from "../../load.ts";
 import { cacheWidth } from "../../model/config.ts";
 import { parseConfig } from "../../model/families.ts";
+import { latentConversion, type LatentOptions } from "../calibration.ts";
+import type { CommandContext } from "../context.ts";
 import { describeAttention } from "../describe.ts";
-import { formatCount, formatSmall, type Report } from "../report.ts";
+import { formatCount, formatSmall } from "../report.ts";
 
 /** Options of `transmla convert`. */
-export interface ConvertCommandOptions {
-  readonly method: "factored" | "merged";
+export interface ConvertCommandOptions extends LatentOptions {
+  readonly method: ConversionMethod["method"];
   readonly init?: "svd" | "identity";
   readonly dtype: OutputDType;
 }
@@ -20,21 +23,26 @@ export async function convertCommand(
   from: string,
   to: string,
   options: ConvertCommandOptions,
-  { report, signal }: { readonly report: Report; readonly signal: AbortSignal },
+  context: CommandContext,
 ): Promise<void> {
+  const { report, signal, backend } = context;
   const folder = await asFolder(from, {
     signal,
     onDownload: report.progress(`downloading ${from}`),
   });
   const { config: before } = await readConfig(folder);
   const output = await createOutputFolder(to);
-  const method: ConversionMethod =
-    options.method === "factored"
-      ? { method: "factored", init: options.init }
-      : { method: "merged" };
+  let method: ConversionMethod;
+  try {
+    method = await chooseMethod(from, folder, options, context);
+  } catch (error) {
+    await output.discard();
+    throw error;
+  }
   const { config, parameters, rounding } = await convertCheckpoint(folder, output, {
     ...method,
     dtype: options.dtype,
+    backend,
     signal,
     onProgress: report.progress("converting"),
   });
@@ -61,4 +69,20 @@ export async function convertCommand(
     cachedNumbers: cache,
     rounding,
   });
+}
+
+async function chooseMethod(
+  from: string,
+  folder: Folder,
+  options: ConvertCommandOptions,
+  context: CommandContext,
+): Promise<ConversionMethod> {
+  switch (options.method) {
+    case "factored":
+      return { method: "factored", init: options.init };
+    case "merged":
+      return { method: "merged" };
+    case "latent":
+      return latentConversion(from, folder, options, context);
+  }
 }

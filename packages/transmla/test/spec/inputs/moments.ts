@@ -2,9 +2,16 @@
 import { fromRows, type Matrix } from "@transmla/core/linalg";
 
 import { asMatrix } from "../../../src/convert/host-tensor.ts";
-import type { Moments } from "../../../src/convert/latent/moments.ts";
 import type { SourceAttention } from "../../../src/convert/latent/source-layer.ts";
-import { average, groupedScores, kvHead, linear, softmax, splitHeads } from "../reference/attention.ts";
+import type { Moments } from "../../../src/convert/latent/steps/moments.ts";
+import {
+  average,
+  groupedScores,
+  kvHead,
+  linear,
+  softmax,
+  splitHeads,
+} from "../reference/attention.ts";
 import type { Rows } from "../reference/attention.ts";
 import type { GroupedLayer } from "./layers.ts";
 

@@ -1,0 +1,122 @@
+import { ArgumentError, fail, StateError } from "@transmla/core";
+
+import { readAssets } from "../assets.ts";
+import type { Folder } from "../checkpoint/folder.ts";
+import type { ConversionMethod } from "../convert/conversion.ts";
+import { chooseLatentSizes } from "../convert/latent/choose-sizes.ts";
+import { cutWindows } from "../evaluate/evaluate.ts";
+import { readConfig } from "../load.ts";
+import type { Model } from "../model/model.ts";
+import { openModel, type CommandContext } from "./context.ts";
+import { readTextFile, readTokenRows, sampleIds } from "./inputs.ts";
+import { formatSmall } from "./report.ts";
+
+/** Windows that are sampled from the model when no text is given, each from another seed. */
+const SAMPLED_WINDOWS = 8;
+const SAMPLED_TOKENS = 512;
+
+/** The longest window that a text is cut into when the command does not say. */
+const USUAL_WINDOW = 1024;
+
+/** One window in so many is held out of the calibration to choose sizes by. */
+const SELECTION_EVERY = 5;
+
+/** Options of `--method latent`. */
+export interface LatentOptions {
+  readonly latentRank?: number;
+  readonly ropeDim?: number;
+  readonly cache?: number;
+  readonly calibration?: string;
+  readonly window?: number;
+  readonly maxWindows?: number;
+}
+
+/**
+ * The latent conversion that options ask for: reads or samples the calibration windows, and chooses what the sizes leave
+ * open. The model is loaded only where it must run.
+ */
+export async function latentConversion(
+  path: string,
+  folder: Folder,
+  options: LatentOptions,
+  context: CommandContext,
+): Promise<ConversionMethod> {
+  const { ropeDim, latentRank, cache, calibration: text } = options;
+  const sized = ropeDim !== undefined && latentRank !== undefined;
+  if (sized === (cache !== undefined)) {
+    const problem = "latent needs either --cache, or both --rope-dim and --latent-rank";
+    fail(ArgumentError, "convert", problem);
+  }
+  if (text !== undefined && sized) {
+    const windows = await readCalibration(folder, text, options);
+    context.report.remark(describeWindows(windows, text));
+    return { method: "latent", ropeDim, latentRank, calibration: windows };
+  }
+  using model = await openModel(path, context);
+  const windows =
+    text === undefined
+      ? await sampleWindows(model, options)
+      : await readCalibration(folder, text, options);
+  context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
+  if (sized) return { method: "latent", ropeDim, latentRank, calibration: windows };
+  return await chooseConversion(model, cache!, windows, context);
+}
+
+async function chooseConversion(
+  model: Model,
+  cache: number,
+  windows: readonly (readonly number[])[],
+  { report, signal }: CommandContext,
+): Promise<ConversionMethod> {
+  const heldOut = (index: number): boolean => (index + 1) % SELECTION_EVERY === 0;
+  const calibration = windows.filter((_, index) => !heldOut(index));
+  const selection = windows.filter((_, index) => heldOut(index));
+  if (selection.length === 0) {
+    const problem = `--cache needs ${SELECTION_EVERY} windows or more to hold one out, found ${windows.length}; give a longer text or a smaller --window`;
+    fail(ArgumentError, "convert", problem);
+  }
+  const [best] = await chooseLatentSizes(model, {
+    cache,
+    calibration,
+    selection,
+    signal,
+    onCandidate: ({ ropeDim, latentRank, meanKl }) =>
+      report.remark(`${ropeDim} + ${latentRank}: KL ${formatSmall(meanKl)} on held-out windows`),
+  });
+  const { ropeDim, latentRank } = best;
+  return { method: "latent", ropeDim, latentRank, calibration };
+}
+
+/** Windows of a file: those of a .json file as they are, a text cut into windows of one length. */
+async function readCalibration(
+  folder: Folder,
+  path: string,
+  { window, maxWindows }: LatentOptions,
+): Promise<number[][]> {
+  if (path.endsWith(".json")) {
+    const rows = await readTokenRows(path);
+    const windows = window === undefined ? rows : rows.flatMap((row) => cutWindows(row, window));
+    return windows.slice(0, maxWindows);
+  }
+  const { json, config } = await readConfig(folder);
+  const { tokenizer } = await readAssets(folder, json);
+  if (!tokenizer)
+    fail(StateError, "text", "the model has no tokenizer.json; give token ids in a .json file");
+  const ids = tokenizer.encode(await readTextFile(path), { specialTokens: false });
+  return cutWindows(ids, window ?? Math.min(config.contextLength, USUAL_WINDOW), maxWindows);
+}
+
+async function sampleWindows(
+  model: Model,
+  { window = SAMPLED_TOKENS, maxWindows = SAMPLED_WINDOWS }: LatentOptions,
+): Promise<number[][]> {
+  const length = Math.min(window, model.config.contextLength);
+  const windows: number[][] = [];
+  while (windows.length < maxWindows) windows.push(await sampleIds(model, length, windows.length));
+  return windows;
+}
+
+function describeWindows(windows: readonly (readonly number[])[], from: string): string {
+  const tokens = windows.reduce((sum, ids) => sum + ids.length, 0);
+  return `calibrated on ${tokens} tokens of ${from} in ${windows.length} windows`;
+}

@@ -1,0 +1,76 @@
+import { add, matmul, scope, tensor, type Backend, type Tensor } from "@transmla/core";
+import type { Matrix } from "@transmla/core/linalg";
+
+/** Tensors by name. */
+type Named<T> = { readonly [K in keyof T]: Tensor };
+
+/**
+ * Runs work whose results outlive the scope, across reads: `using` frees them.
+ *
+ * @param body - Synchronous work that returns tensors by name.
+ */
+export function owned<T extends Named<T>>(
+  body: () => T extends PromiseLike<unknown> ? never : T,
+): T & Disposable {
+  const made: T = scope(body);
+  return Object.assign(made, {
+    [Symbol.dispose]: (): void => {
+      for (const held of Object.values<Tensor>(made)) held.dispose();
+    },
+  });
+}
+
+/**
+ * Runs work, reads its results and frees everything.
+ *
+ * @param body - Synchronous work that returns tensors by name.
+ */
+export async function readOut<T extends Named<T>>(
+  body: () => T extends PromiseLike<unknown> ? never : T,
+): Promise<{ readonly [K in keyof T]: Float32Array }> {
+  using made = owned(body);
+  const read: Partial<Record<string, Float32Array>> = {};
+  for (const [name, held] of Object.entries<Tensor>(made)) read[name] = await held.read();
+  return read as { readonly [K in keyof T]: Float32Array };
+}
+
+/**
+ * Uploads a matrix, with one rounding to f32.
+ *
+ * @param backend - Where to.
+ * @param a - The matrix.
+ */
+export function upload(backend: Backend, { rows, cols, data }: Matrix): Tensor {
+  return tensor(backend, data, [rows, cols]);
+}
+
+/** Rows that are added up in one product in f32: sums of more rows round too often for eigenvectors. */
+const ROWS_PER_PRODUCT = 64;
+
+/**
+ * `aᵀ b`, a few rows at a time.
+ *
+ * @param a - `[..., T, m]`.
+ * @param b - `[..., T, n]`.
+ * @returns `[..., m, n]`.
+ */
+export function gram(a: Tensor, b: Tensor): Tensor {
+  const T = a.shape.at(-2)!;
+  let total: Tensor | undefined;
+  for (let start = 0; start < T; start += ROWS_PER_PRODUCT) {
+    const end = Math.min(start + ROWS_PER_PRODUCT, T);
+    const product = matmul(a.slice(-2, start, end).transpose(), b.slice(-2, start, end));
+    total = total ? add(total, product) : product;
+  }
+  return total!;
+}
+
+/**
+ * Adds numbers in f64.
+ *
+ * @param into - The sums; changed in place.
+ * @param terms - As many numbers.
+ */
+export function accumulate(into: Float64Array, terms: ArrayLike<number>): void {
+  for (let i = 0; i < into.length; i++) into[i]! += terms[i]!;
+}

@@ -1,0 +1,138 @@
+import {
+  add,
+  ArgumentError,
+  fail,
+  rmsNorm,
+  scope,
+  tensor,
+  type Backend,
+  type Tensor,
+} from "@transmla/core";
+
+import type { ModelConfig } from "../../model/config.ts";
+import { feedForward } from "../../model/feed-forward.ts";
+import type { DenseWeights, Linear } from "../../model/weights.ts";
+import type { HostTensor } from "../host-tensor.ts";
+import { owned } from "./algebra/device.ts";
+import type { LayerInputs } from "./source-layer.ts";
+
+/** What a layer does behind its attention. */
+export interface BehindAttention {
+  /** The weight of the norm between the branches. */
+  readonly norm: HostTensor;
+  readonly feedForward: DenseWeights<HostTensor>;
+}
+
+/** The residual streams of all calibration windows, between two layers of the original model. */
+export class CalibrationStream implements Disposable {
+  readonly #config: ModelConfig;
+  readonly #backend: Backend;
+  #streams: Tensor[];
+
+  /**
+   * Embeds the windows.
+   *
+   * @param backend - Where the streams live.
+   * @param config - The original model.
+   * @param embeddings - `[vocab, D]`.
+   * @param windows - Token ids.
+   */
+  constructor(
+    backend: Backend,
+    config: ModelConfig,
+    embeddings: HostTensor,
+    windows: readonly (readonly number[])[],
+  ) {
+    this.#backend = backend;
+    this.#config = config;
+    this.#streams = windows.map((ids) => {
+      const width = config.hiddenSize;
+      const rows = new Float32Array(ids.length * width);
+      for (const [t, id] of ids.entries()) {
+        rows.set(embeddings.data.subarray(id * width, (id + 1) * width), t * width);
+      }
+      return tensor(backend, rows, [ids.length, width]);
+    });
+  }
+
+  /**
+   * What the attention of the next layer receives.
+   *
+   * @param norm - The weight of its norm.
+   */
+  inputs(norm: HostTensor): LayerInputs & Disposable {
+    const eps = this.#config.normEps;
+    const weight = tensor(this.#backend, norm.data, norm.shape);
+    return {
+      backend: this.#backend,
+      windows: this.#streams.length,
+      positions: Math.max(...this.#streams.map(({ shape }) => shape[0]!)),
+      at: (window) => rmsNorm(this.#streams[window]!, weight, { eps, offset: 0 }),
+      [Symbol.dispose]: () => weight.dispose(),
+    };
+  }
+
+  /**
+   * Passes a layer.
+   *
+   * @param layer - Which layer.
+   * @param outputs - The outputs of its attention, `[T, D]` for each window.
+   * @param behind - The rest of it.
+   */
+  advance(layer: number, outputs: readonly Tensor[], behind: BehindAttention): void {
+    const upload = ({ shape, data }: HostTensor): Tensor => tensor(this.#backend, data, shape);
+    using weights = owned(() => ({
+      norm: upload(behind.norm),
+      gate: upload(behind.feedForward.gate.weight),
+      up: upload(behind.feedForward.up.weight),
+      down: upload(behind.feedForward.down.weight),
+    }));
+    const linear = (weight: Tensor): Linear<Tensor> => ({ weight, bias: undefined });
+    const dense = {
+      kind: "dense" as const,
+      gate: linear(weights.gate),
+      up: linear(weights.up),
+      down: linear(weights.down),
+    };
+    for (const [window, stream] of this.#streams.entries()) {
+      this.#streams[window] = scope(() => {
+        const y = add(stream, outputs[window]!);
+        const h = rmsNorm(y, weights.norm, { eps: this.#config.normEps, offset: 0 });
+        return add(y, feedForward(h, dense, this.#config, layer));
+      });
+      stream.dispose();
+    }
+  }
+
+  /** Frees the streams. */
+  [Symbol.dispose](): void {
+    for (const stream of this.#streams) stream.dispose();
+    this.#streams = [];
+  }
+}
+
+/**
+ * Throws unless windows can calibrate a model.
+ *
+ * @param windows - Token ids.
+ * @param config - The model.
+ */
+export function requireWindows(
+  windows: readonly (readonly number[])[],
+  { vocabSize, contextLength }: ModelConfig,
+): void {
+  if (windows.length === 0) fail(ArgumentError, "calibration", "there are no windows");
+  for (const [index, ids] of windows.entries()) {
+    if (ids.length === 0 || ids.length > contextLength) {
+      fail(
+        ArgumentError,
+        "calibration",
+        `window ${index} has ${ids.length} tokens; it must have 1 to ${contextLength}`,
+      );
+    }
+    const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+    if (wrong === undefined) continue;
+    const problem = `token id ${wrong} of window ${index} is not from 0 to ${vocabSize - 1}`;
+    fail(ArgumentError, "calibration", problem);
+  }
+}

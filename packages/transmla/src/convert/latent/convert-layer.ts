@@ -1,0 +1,145 @@
+import { scope, type Tensor } from "@transmla/core";
+import type { LinalgOptions } from "@transmla/core/linalg";
+
+import { complexZeros, type ComplexVector } from "./algebra/complex-pairs.ts";
+import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
+import type { CompleteRecipe } from "./recipe.ts";
+import {
+  uploadAttention,
+  type AttentionTensors,
+  type LayerInputs,
+  type SourceAttention,
+} from "./source-layer.ts";
+import { jointLatent, type JointLatent } from "./steps/joint-latent.ts";
+import { LogitSquares } from "./steps/logit-gradient.ts";
+import { refitLogits } from "./steps/logit-refit.ts";
+import { MeanPhaseFit } from "./steps/mean-phase.ts";
+import { MomentSums, type Moments } from "./steps/moments.ts";
+import { OutputFit } from "./steps/output-refit.ts";
+import { chooseSlots, type Slots } from "./steps/slots.ts";
+
+/** What is known of a layer from calibration, for every recipe. */
+export interface CalibratedLayer extends Disposable {
+  readonly moments: Moments;
+  /** The weights on the backend. */
+  readonly tensors: AttentionTensors;
+  /** The outputs of the original attention, `[T, D]` for each window. */
+  readonly outputs: readonly Tensor[];
+}
+
+/** A converted layer and the steps to it. */
+export interface ConvertedLayer {
+  readonly layer: LatentLayer;
+  readonly moments: Moments;
+  readonly slots: Slots;
+  readonly phases: readonly ComplexVector[];
+  readonly latent: JointLatent;
+  /** `Σ |y' - y|² / Σ |y|²` of the attention output over the calibration tokens, with the original output matrix. */
+  readonly errorBefore: number;
+  /** The same of the result. */
+  readonly error: number;
+}
+
+/**
+ * Runs the original attention of a layer over all windows.
+ *
+ * @param source - The layer.
+ * @param inputs - Its inputs.
+ * @param options - The kernels.
+ * @returns Moments, and tensors that the caller disposes of.
+ */
+export async function calibrateLayer(
+  source: SourceAttention,
+  inputs: LayerInputs,
+  options: LinalgOptions = {},
+): Promise<CalibratedLayer> {
+  const tensors = uploadAttention(inputs.backend, source, inputs.positions);
+  const outputs: Tensor[] = [];
+  const dispose = (): void => {
+    tensors[Symbol.dispose]();
+    for (const output of outputs) output.dispose();
+  };
+  try {
+    const sums = new MomentSums(source);
+    for (let window = 0; window < inputs.windows; window++) {
+      using x = inputs.at(window);
+      outputs.push(await sums.add(x, tensors));
+    }
+    return { moments: sums.finish(options), tensors, outputs, [Symbol.dispose]: dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/**
+ * Converts the attention of a layer: slots, mean phase, latent, output matrix.
+ *
+ * @param source - The layer.
+ * @param inputs - Its inputs.
+ * @param calibrated - What {@link calibrateLayer} has found.
+ * @param recipe - Sizes and ingredients.
+ * @param options - The kernels.
+ */
+export async function convertLayer(
+  source: SourceAttention,
+  inputs: LayerInputs,
+  calibrated: CalibratedLayer,
+  recipe: CompleteRecipe,
+  options: LinalgOptions = {},
+): Promise<ConvertedLayer> {
+  const { moments, tensors } = calibrated;
+  const slots = chooseSlots(moments, source.attention, recipe.ropeDim, options);
+  const phases =
+    recipe.phase === "none"
+      ? moments.queries.map(() => ones(source.frequencies.length))
+      : await fitPhases(source, inputs, calibrated, slots, options);
+  const latent = jointLatent(source, moments, slots, phases, {
+    ...options,
+    rank: recipe.latentRank,
+    receivedShare: recipe.receivedShare,
+    whiten: recipe.whiten,
+  });
+  const closed = assembleLatent(source, slots, phases, latent, options);
+  let layer = closed;
+  if (recipe.logitRefit) {
+    using squares = new LogitSquares(source, tensors, closed, inputs);
+    const from = { source, moments, slots, phases, layer: closed };
+    layer = await refitLogits(from, squares, options);
+  }
+
+  const fit = new OutputFit(source.o.cols, source.o.rows);
+  const frequencies = source.frequencies.slice(0, recipe.ropeDim / 2);
+  using converted = uploadLatent(inputs.backend, layer, frequencies, inputs.positions);
+  for (let window = 0; window < inputs.windows; window++) {
+    using x = inputs.at(window);
+    using heads = scope(() => latentHeads(x, converted, source.attention));
+    await fit.add(heads, calibrated.outputs[window]!, tensors.o);
+  }
+  const { output, errorBefore, error } =
+    recipe.outputRidge === "none"
+      ? fit.unchanged(source.o)
+      : fit.finish(source.o, recipe.outputRidge, options);
+  return { layer: { ...layer, output }, moments, slots, phases, latent, errorBefore, error };
+}
+
+async function fitPhases(
+  source: SourceAttention,
+  inputs: LayerInputs,
+  { moments, tensors }: CalibratedLayer,
+  slots: Slots,
+  options: LinalgOptions,
+): Promise<ComplexVector[]> {
+  const fit = new MeanPhaseFit(source, slots, inputs.windows);
+  for (let window = 0; window < inputs.windows; window++) {
+    using x = inputs.at(window);
+    await fit.add(x, tensors, window);
+  }
+  return fit.finish(moments, options);
+}
+
+function ones(pairs: number): ComplexVector {
+  const phases = complexZeros(pairs);
+  phases.re.fill(1);
+  return phases;
+}

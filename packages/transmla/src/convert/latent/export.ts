@@ -1,0 +1,126 @@
+import { fail, UnsupportedError } from "@transmla/core";
+import type { Matrix } from "@transmla/core/linalg";
+
+import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../../model/config.ts";
+import { parseConfig } from "../../model/families.ts";
+import { Fields } from "../../model/fields.ts";
+import { ropeSource } from "../../model/rope.ts";
+import { copyRows, fromMatrix, range, scaled, zeros, type HostTensor } from "../host-tensor.ts";
+import { deepseekConfig, EPS, interleavedRows, LATENT_SCALE, normCompensation } from "../merged.ts";
+import type { LatentLayer } from "./latent-layer.ts";
+import type { CompleteRecipe } from "./recipe.ts";
+
+/** The largest relative difference of a frequency between the source and the result. */
+const SAME_FREQUENCY = 1e-12;
+
+/**
+ * The DeepSeek-V3 tensors of a latent layer, by their names below `self_attn.`. The queries make up for the softmax
+ * scale of wider heads; the latent norm is a constant that the up-projection divides out.
+ *
+ * @param layer - The layer.
+ * @param c - The attention of the source.
+ * @param residual - The factor of the residual stream.
+ */
+export function latentTensors(
+  layer: LatentLayer,
+  c: GroupedAttention,
+  residual: number,
+): Record<string, HostTensor> {
+  const { heads, headDim: d } = c;
+  const [ropeDim, hidden] = [layer.keyRope.rows, layer.keyRope.cols];
+  const rank = layer.latent.rows;
+  const norm = normCompensation("f32"); // its power of two is stored exactly in every dtype
+  const queryScale = c.scale * Math.sqrt(d + ropeDim);
+
+  const query = zeros(heads * (d + ropeDim), hidden);
+  const up = zeros(heads * 2 * d, rank);
+  for (let h = 0; h < heads; h++) {
+    const at = h * (d + ropeDim);
+    const nope = range(h * d, (h + 1) * d);
+    copyRows(query, at, fromMatrix(layer.queryNope), nope, queryScale);
+    const rope = interleavedRows(ropeDim, h * ropeDim);
+    copyRows(query, at + d, fromMatrix(layer.queryRope), rope, queryScale);
+    const own = (rows: Matrix): number[] => {
+      const group = Math.floor((h * rows.rows) / (heads * d));
+      return range(group * d, (group + 1) * d);
+    };
+    copyRows(up, 2 * h * d, fromMatrix(layer.keyUp), own(layer.keyUp), norm.up);
+    copyRows(up, (2 * h + 1) * d, fromMatrix(layer.valueUp), own(layer.valueUp), norm.up);
+  }
+  const down = zeros(rank + ropeDim, hidden);
+  copyRows(down, 0, fromMatrix(layer.latent), range(0, rank), LATENT_SCALE);
+  copyRows(down, rank, fromMatrix(layer.keyRope), interleavedRows(ropeDim, 0));
+  return {
+    "q_proj.weight": query,
+    "kv_a_proj_with_mqa.weight": down,
+    "kv_a_layernorm.weight": { shape: [rank], data: new Float64Array(rank).fill(norm.gamma) },
+    "kv_b_proj.weight": up,
+    "o_proj.weight": scaled(fromMatrix(layer.output), residual),
+  };
+}
+
+/**
+ * The DeepSeek-V3 configuration of a latent model. Its base `theta^(d_r / d)` makes the frequencies of the narrower key
+ * exactly the fastest of the source.
+ *
+ * @param json - The configuration of the source.
+ * @param config - The same as data.
+ * @param c - Its attention.
+ * @param recipe - The sizes.
+ * @param calibration - The windows, for the record.
+ * @throws UnsupportedError when the rotary embedding cannot be stated for a narrower key.
+ */
+export function latentConfig(
+  json: HuggingFaceConfig,
+  config: ModelConfig,
+  c: GroupedAttention,
+  recipe: CompleteRecipe,
+  calibration: readonly (readonly number[])[],
+): HuggingFaceConfig {
+  const { ropeDim, latentRank } = recipe;
+  const { scaling, theta } = ropeSource(new Fields(json, "config.json"));
+  const type = scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
+  const stated = Object.fromEntries(scaling?.names.map((name) => [name, scaling.raw(name)]) ?? []);
+  const base = theta ** (ropeDim / c.headDim);
+  const rope = { ...stated, rope_type: type, rope_theta: base };
+  const result = deepseekConfig(json, config, c, {
+    q_lora_rank: null,
+    kv_lora_rank: latentRank,
+    qk_nope_head_dim: c.headDim,
+    qk_rope_head_dim: ropeDim,
+    head_dim: ropeDim,
+    attention_bias: false,
+    rope_theta: base,
+    rope_scaling: type === "default" ? null : rope,
+    rope_parameters: rope,
+    rms_norm_eps: EPS,
+    transmla_conversion: {
+      method: "latent",
+      source_model_type: json["model_type"],
+      phase: recipe.phase,
+      logit_refit: recipe.logitRefit,
+      received_share: recipe.receivedShare,
+      whiten: recipe.whiten,
+      output_ridge: recipe.outputRidge,
+      calibration_windows: calibration.length,
+      calibration_tokens: calibration.reduce((total, ids) => total + ids.length, 0),
+    },
+  });
+  requireSameFrequencies(result, config, type);
+  return result;
+}
+
+/** Refuses a scaling that depends on more than the frequency itself, such as the ramp of YaRN over indices. */
+function requireSameFrequencies(json: HuggingFaceConfig, source: ModelConfig, type: string): void {
+  const [result, original] = [parseConfig(json).ropes[0]!, source.ropes[0]!];
+  const same = result.frequencies.every((frequency, i) => {
+    const expected = original.frequencies[i]!;
+    return Math.abs(frequency - expected) <= SAME_FREQUENCY * expected;
+  });
+  if (same && result.tableScale === 1 && original.tableScale === 1) return;
+  fail(
+    UnsupportedError,
+    "convert",
+    `latent cannot state rope_type "${type}" for a narrower key; use --method merged`,
+  );
+}

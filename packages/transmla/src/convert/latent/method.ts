@@ -1,0 +1,58 @@
+import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
+
+import { deepseekLimit } from "../deepseek-limits.ts";
+import { residualScale } from "../merged.ts";
+import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
+import { requireWindows } from "./calibration-stream.ts";
+import { latentConfig, latentTensors } from "./export.ts";
+import { LatentRun } from "./latent-run.ts";
+import { completeRecipe, type LatentRecipe } from "./recipe.ts";
+
+/**
+ * The calibrated conversion to a smaller cache, as a method of the loop over layers.
+ *
+ * @param source - The model.
+ * @param recipe - Sizes and ingredients.
+ * @param calibration - Windows of token ids.
+ * @param backend - Where the source runs over them.
+ * @throws UnsupportedError when the model cannot be written as DeepSeek-V3.
+ * @throws ArgumentError when a size or a window does not fit the model.
+ */
+export function latentMethod(
+  source: GroupedSource,
+  recipe: LatentRecipe,
+  calibration: readonly (readonly number[])[],
+  backend: Backend | undefined,
+): Method {
+  const { json, config, attention, weights } = source;
+  requireExpressible(source);
+  const complete = completeRecipe(recipe, attention);
+  requireWindows(calibration, config);
+  const residual = residualScale(config.normEps);
+  const read = (name: string): ReturnType<typeof weights.read> => weights.read(name);
+  let run: LatentRun | undefined;
+  return {
+    config: latentConfig(json, config, attention, complete, calibration),
+    has: (name) => name === "lm_head.weight",
+    attention: async () => {
+      run ??= new LatentRun(config, attention, read, {
+        backend:
+          backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on"),
+        windows: calibration,
+        recipe: complete,
+      });
+      const { layer } = await run.convertNext();
+      return latentTensors(layer, attention, residual);
+    },
+    carried: carriedUnder(source, residual),
+    dispose: () => run?.[Symbol.dispose](),
+  };
+}
+
+function requireExpressible({ config, weights }: GroupedSource): void {
+  const bias = weights.names.find((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
+  const missing = bias ? `attention bias here (${bias})` : deepseekLimit(config, weights.names);
+  if (missing === undefined) return;
+  const problem = `latent writes DeepSeek-V3, which has no ${missing}; use --method factored`;
+  fail(UnsupportedError, "convert", problem);
+}

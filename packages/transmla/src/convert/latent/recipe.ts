@@ -1,0 +1,56 @@
+import { ArgumentError, fail } from "@transmla/core";
+
+import type { GroupedAttention } from "../../model/config.ts";
+
+/** The sizes of a latent conversion, and its ingredients: what is absent is as in the recommended recipe. */
+export interface LatentRecipe {
+  /** d_r: the width of the shared rotated key, even, at most that of a head. */
+  readonly ropeDim: number;
+  /** r: the width of the latent. The cache holds `ropeDim + latentRank` numbers per token and layer. */
+  readonly latentRank: number;
+  /** What stands for the rotation of the keys in the latent: factors that are `fitted`, or `none`. */
+  readonly phase?: "fitted" | "none" | undefined;
+  /** Whether each head gets maps of its own to latent and rotated key, fitted to its logits: true. */
+  readonly logitRefit?: boolean | undefined;
+  /** The share of attention-received moments in the covariance, the rest being uniform: 1/2. */
+  readonly receivedShare?: number | undefined;
+  /** Whether coordinates of the latent have unit mean square: true. */
+  readonly whiten?: boolean | undefined;
+  /** The ridge of the refit of `o_proj`, times the mean diagonal: 0.1. `none` keeps the matrix. */
+  readonly outputRidge?: number | "none" | undefined;
+}
+
+/** A recipe with nothing left open. */
+export type CompleteRecipe = {
+  readonly [K in keyof LatentRecipe]-?: Exclude<LatentRecipe[K], undefined>;
+};
+
+/**
+ * Fills in what a recipe leaves open, and checks its sizes.
+ *
+ * @param recipe - Sizes and ingredients; other properties are ignored.
+ * @param c - The attention that is to be converted.
+ * @throws ArgumentError for a size that the attention does not have room for.
+ */
+export function completeRecipe(recipe: LatentRecipe, c: GroupedAttention): CompleteRecipe {
+  const { ropeDim, latentRank } = recipe;
+  if (!Number.isInteger(ropeDim) || ropeDim % 2 !== 0 || ropeDim < 2 || ropeDim > c.headDim) {
+    const problem = `ropeDim ${ropeDim} must be an even number from 2 to the head width ${c.headDim}`;
+    fail(ArgumentError, "convert", problem);
+  }
+  const most = 2 * c.kvHeads * c.headDim;
+  if (!Number.isInteger(latentRank) || latentRank < 1 || latentRank > most) {
+    const problem = `latentRank ${latentRank} must be from 1 to ${most}, the numbers that are cached now`;
+    fail(ArgumentError, "convert", problem);
+  }
+  return {
+    ropeDim,
+    latentRank,
+    phase: recipe.phase ?? "fitted",
+    logitRefit: recipe.logitRefit ?? true,
+    receivedShare: recipe.receivedShare ?? 0.5,
+    whiten: recipe.whiten ?? true,
+    // 1e-3 fits noise, even with 12 k tokens.
+    outputRidge: recipe.outputRidge ?? 0.1,
+  };
+}

@@ -1,0 +1,122 @@
+import { matmul, rope, tensor, type Backend, type Tensor } from "@transmla/core";
+import type { Matrix } from "@transmla/core/linalg";
+
+import type { GroupedAttention } from "../../model/config.ts";
+import { owned, upload } from "./algebra/device.ts";
+
+// Shapes: T tokens, H query heads, g kv heads, d head width, D hidden width.
+
+/** The attention of a layer to be converted: its weights in f64, `[out, in]`, without biases. */
+export interface SourceAttention {
+  /** Heads, widths and scale. */
+  readonly attention: GroupedAttention;
+  /** Radians per position of each RoPE pair, d/2 of them, half-split. */
+  readonly frequencies: readonly number[];
+  /** `[H d, D]`. */
+  readonly q: Matrix;
+  /** `[g d, D]`. */
+  readonly k: Matrix;
+  /** `[g d, D]`. */
+  readonly v: Matrix;
+  /** `[D, H d]`. */
+  readonly o: Matrix;
+}
+
+/** The calibration windows as a layer sees them. */
+export interface LayerInputs {
+  /** Where the model runs. */
+  readonly backend: Backend;
+  /** How many windows. */
+  readonly windows: number;
+  /** The length of the longest. */
+  readonly positions: number;
+  /** The normalised inputs `[T, D]` of a window; the caller disposes of them. */
+  at(window: number): Tensor;
+}
+
+/** Weights of a layer's attention and its rotation tables, on a backend in f32. */
+export type AttentionTensors = Readonly<Record<"q" | "k" | "v" | "o" | "cos" | "sin", Tensor>>;
+
+/**
+ * Uploads the attention of a layer.
+ *
+ * @param backend - Where to.
+ * @param source - The layer.
+ * @param positions - The length of the longest window.
+ * @returns Tensors that the caller disposes of.
+ */
+export function uploadAttention(
+  backend: Backend,
+  source: SourceAttention,
+  positions: number,
+): AttentionTensors & Disposable {
+  return owned(() => ({
+    q: upload(backend, source.q),
+    k: upload(backend, source.k),
+    v: upload(backend, source.v),
+    o: upload(backend, source.o),
+    ...rotationTables(backend, source.frequencies, positions),
+  }));
+}
+
+/** Cosines and sines of the rotations of positions 0, 1, 2 ..., `[positions, pairs]` each. */
+export type Rotation = Readonly<Record<"cos" | "sin", Tensor>>;
+
+/**
+ * Rotation tables, computed in f64 and rounded once.
+ *
+ * @param backend - Where they live.
+ * @param frequencies - Radians per position.
+ * @param positions - How many.
+ */
+export function rotationTables(
+  backend: Backend,
+  frequencies: readonly number[],
+  positions: number,
+): Rotation {
+  const pairs = frequencies.length;
+  const table = (fn: (angle: number) => number): Tensor => {
+    const values = Float32Array.from({ length: positions * pairs }, (_, i) =>
+      fn(Math.floor(i / pairs) * frequencies[i % pairs]!),
+    );
+    return tensor(backend, values, [positions, pairs]);
+  };
+  return { cos: table(Math.cos), sin: table(Math.sin) };
+}
+
+/**
+ * Rotates `x[T, heads, 2 pairs]`, half-split, at positions 0 to T - 1.
+ *
+ * @param x - Heads.
+ * @param rotation - Tables of at least T positions.
+ */
+export function rotate(x: Tensor, { cos, sin }: Rotation): Tensor {
+  const T = x.shape[0]!;
+  return rope(x, cos.slice(0, 0, T), sin.slice(0, 0, T), { interleaved: false });
+}
+
+/** Queries `[T, H, d]`, keys and values `[T, g, d]` of a window; those without "rotated" are before RoPE. */
+export type Projected = Readonly<
+  Record<"queries" | "keys" | "values" | "rotatedQueries" | "rotatedKeys", Tensor>
+>;
+
+/**
+ * Queries, keys and values of a window; the surrounding scope owns them.
+ *
+ * @param x - The normalised inputs `[T, D]`.
+ * @param layer - The weights.
+ * @param c - Heads and widths.
+ */
+export function project(x: Tensor, layer: AttentionTensors, c: GroupedAttention): Projected {
+  const split = (weight: Tensor, heads: number): Tensor =>
+    matmul(x, weight.transpose()).reshape([x.shape[0]!, heads, c.headDim]);
+  const queries = split(layer.q, c.heads);
+  const keys = split(layer.k, c.kvHeads);
+  return {
+    queries,
+    keys,
+    values: split(layer.v, c.kvHeads),
+    rotatedQueries: rotate(queries, layer),
+    rotatedKeys: rotate(keys, layer),
+  };
+}

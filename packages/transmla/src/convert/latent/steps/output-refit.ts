@@ -1,0 +1,97 @@
+import { matmul, mul, sub, sum, type Tensor } from "@transmla/core";
+import { matrix, multiply, solve, transpose, type LinalgOptions } from "@transmla/core/linalg";
+import type { Matrix } from "@transmla/core/linalg";
+
+import { accumulate, gram, readOut } from "../algebra/device.ts";
+import { addToDiagonal, innerProduct, meanDiagonal, weightedSum } from "../algebra/matrices.ts";
+
+/** The output matrix after its refit, and what it has brought. */
+export interface OutputRefit {
+  /** `[D, H d]`. */
+  readonly output: Matrix;
+  /** `Σ |y' - y|² / Σ |y|²` of the attention outputs with the old matrix, over all calibration tokens. */
+  readonly errorBefore: number;
+  /** The same with the new one. */
+  readonly error: number;
+}
+
+/**
+ * Ridge regression of the output matrix on the outputs of the converted heads, towards the outputs of the original
+ * attention, with the original matrix as prior. It is solved for the change of the matrix: the residual is small
+ * beside the outputs, and so is its rounding in f32.
+ */
+export class OutputFit {
+  readonly #gram: Matrix;
+  readonly #products: Matrix;
+  #residual = 0;
+  #power = 0;
+
+  /**
+   * @param inputs - H d.
+   * @param outputs - D.
+   */
+  constructor(inputs: number, outputs: number) {
+    this.#gram = matrix(inputs, inputs);
+    this.#products = matrix(inputs, outputs);
+  }
+
+  /**
+   * Adds a window.
+   *
+   * @param heads - The outputs of the converted heads `[T, H d]`.
+   * @param target - The output of the original attention `[T, D]`.
+   * @param output - The original output matrix `[D, H d]`.
+   */
+  async add(heads: Tensor, target: Tensor, output: Tensor): Promise<void> {
+    const sums = await readOut(() => {
+      const residual = sub(target, matmul(heads, output.transpose()));
+      return {
+        gram: gram(heads, heads),
+        products: gram(heads, residual),
+        residual: sum(mul(residual, residual)),
+        power: sum(mul(target, target)),
+      };
+    });
+    accumulate(this.#gram.data, sums.gram);
+    accumulate(this.#products.data, sums.products);
+    this.#residual += total(sums.residual);
+    this.#power += total(sums.power);
+  }
+
+  /**
+   * The original matrix with its error.
+   *
+   * @param original - The original output matrix.
+   */
+  unchanged(original: Matrix): OutputRefit {
+    const error = this.#residual / this.#power;
+    return { output: original, errorBefore: error, error };
+  }
+
+  /**
+   * Solves for the matrix.
+   *
+   * @param original - The original output matrix.
+   * @param ridge - Times the mean diagonal.
+   * @param options - The kernels.
+   */
+  finish(original: Matrix, ridge: number, options: LinalgOptions = {}): OutputRefit {
+    const damped = matrix(this.#gram.rows, this.#gram.cols, this.#gram.data.slice());
+    addToDiagonal(damped, Math.max(ridge * meanDiagonal(damped), Number.MIN_VALUE));
+    const change = solve(damped, this.#products, options); // [H d, D]
+    const fitted = innerProduct(change, multiply(this.#gram, change, options));
+    const removed = 2 * innerProduct(change, this.#products) - fitted;
+    return {
+      output: weightedSum([
+        [1, original],
+        [1, transpose(change)],
+      ]),
+      errorBefore: this.#residual / this.#power,
+      error: Math.max(this.#residual - removed, 0) / this.#power,
+    };
+  }
+}
+
+function total(values: Float32Array): number {
+  return values.reduce((sum, value) => sum + value, 0);
+}

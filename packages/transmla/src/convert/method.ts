@@ -1,0 +1,52 @@
+import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../model/config.ts";
+import type { HostTensor } from "./host-tensor.ts";
+
+/** Named weights that are read one at a time, in f64. */
+export interface WeightReader {
+  /** All names. */
+  readonly names: readonly string[];
+  /** Whether a weight exists. */
+  has(name: string): boolean;
+  /** One weight, widened exactly. */
+  read(name: string): Promise<HostTensor>;
+}
+
+/** A model with grouped attention. */
+export interface GroupedSource {
+  readonly json: HuggingFaceConfig;
+  readonly config: ModelConfig;
+  readonly attention: GroupedAttention;
+  readonly weights: WeightReader;
+}
+
+/** One conversion method, seen from the loop over layers. */
+export interface Method {
+  readonly config: HuggingFaceConfig;
+  /** Whether the result has an optional tensor: a bias or an output matrix. */
+  has(name: string): boolean;
+  /** The attention tensors of a layer, by their names below `self_attn.`. Layers come in order, once each. */
+  attention(layer: number): Promise<Readonly<Record<string, HostTensor>>>;
+  /** Where a tensor that is not attention comes from, and its factor. */
+  carried(name: string): { readonly from: string; readonly scale: number };
+  /** Frees what it holds between layers. */
+  dispose?(): void;
+}
+
+/**
+ * Where the other tensors of a model come from whose residual stream is multiplied by a factor, and which has an output
+ * matrix of its own.
+ *
+ * @param source - The model.
+ * @param residual - The factor.
+ */
+export function carriedUnder(
+  { config, weights }: GroupedSource,
+  residual: number,
+): Method["carried"] {
+  const inResidual = /^model\.embed_tokens\.weight$|\.down_proj\.weight$/;
+  const tied = config.tiedEmbeddings || !weights.has("lm_head.weight");
+  return (name) => {
+    if (name === "lm_head.weight" && tied) return { from: "model.embed_tokens.weight", scale: 1 };
+    return { from: name, scale: inResidual.test(name) ? residual : 1 };
+  };
+}

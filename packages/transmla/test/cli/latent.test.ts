@@ -1,0 +1,70 @@
+import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { afterEach, beforeEach, expect, test } from "vitest";
+
+import { bundledModel } from "../../src/bundled.ts";
+import { run, type Run } from "./run.ts";
+
+let folder: string;
+beforeEach(async () => (folder = await mkdtemp(join(tmpdir(), "transmla-"))));
+afterEach(() => rm(folder, { recursive: true }));
+
+const convertLatent = (...options: readonly string[]): Promise<Run> =>
+  run("convert", bundledModel, join(folder, "out"), "--method", "latent", ...options);
+const sizes = ["--rope-dim", "24", "--latent-rank", "72"];
+
+test("a latent conversion on windows of token ids", async () => {
+  const calibration = join(folder, "windows.json");
+  const windows = [0, 1].map((row) => Array.from({ length: 64 }, (_, i) => 8 * i + row));
+  await writeFile(calibration, JSON.stringify({ windows }));
+  const { code, stdout } = await convertLatent(...sizes, "--calibration", calibration);
+  expect(code).toBe(0);
+  expect(stdout).toContain(`calibrated on 128 tokens of ${calibration} in 2 windows`);
+  expect(stdout).toContain("latent attention, 8 heads, latent of 72, shared rope key of 24");
+  expect(stdout).toMatch(/cached numbers per token and layer +256 +96/);
+});
+
+test("a cache of a size, on a text: sizes are chosen on windows that are held out", async () => {
+  const text = join(bundledModel, "sample.txt");
+  const limits = ["--window", "24", "--max-windows", "5"];
+  const { code, stdout } = await convertLatent("--cache", "64", "--calibration", text, ...limits);
+  expect(code).toBe(0);
+  expect(stdout.match(/\d+ \+ \d+: KL .* on held-out windows/g)).toHaveLength(4);
+  expect(stdout).toMatch(/cached numbers per token and layer +256 +64/);
+});
+
+test("without a text, windows are sampled from the model", async () => {
+  const { code, stdout } = await convertLatent(...sizes, "--window", "16", "--max-windows", "2");
+  expect(code).toBe(0);
+  expect(stdout).toContain("calibrated on 32 tokens of text sampled from the model in 2 windows");
+});
+
+test.each([[[]], [["--rope-dim", "24"]], [[...sizes, "--cache", "96"]]])(
+  "sizes %j are refused, and nothing is left behind",
+  async (options) => {
+    const { code, stderr } = await convertLatent(...options);
+    expect(code).toBe(2);
+    expect(stderr).toBe(
+      "error: convert: latent needs either --cache, or both --rope-dim and --latent-rank\n",
+    );
+    expect(await readdir(folder)).toEqual([]);
+  },
+);
+
+test("too few windows to hold one out", async () => {
+  const text = join(bundledModel, "sample.txt");
+  const { code, stderr } = await convertLatent(
+    "--cache",
+    "96",
+    "--calibration",
+    text,
+    "--max-windows",
+    "4",
+  );
+  expect(code).toBe(2);
+  expect(stderr).toContain(
+    "convert: --cache needs 5 windows or more to hold one out, found 4; give a longer text or a smaller --window",
+  );
+});

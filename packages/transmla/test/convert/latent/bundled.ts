@@ -1,0 +1,46 @@
+// The bundled model, converted layer by layer with every intermediate value.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+import type { Backend } from "@transmla/core";
+import { expect } from "vitest";
+
+import { bundledModel } from "../../../src/bundled.ts";
+import { diskFolder } from "../../../src/checkpoint/disk.ts";
+import { openCheckpoint } from "../../../src/checkpoint/shards.ts";
+import type { ConvertedLayer } from "../../../src/convert/latent/convert-layer.ts";
+import { LatentRun } from "../../../src/convert/latent/latent-run.ts";
+import { completeRecipe, type LatentRecipe } from "../../../src/convert/latent/recipe.ts";
+import { readConfig } from "../../../src/load.ts";
+import { shared } from "../../shared.ts";
+
+/** Windows of token ids. */
+export type Windows = readonly (readonly number[])[];
+
+/** Reads a JSON file of the golden data. */
+export function readGolden(name: string): unknown {
+  return JSON.parse(readFileSync(join(shared, "fixtures/latent", name), "utf8"));
+}
+
+/** The first layers of the bundled model after a latent conversion. */
+export async function convertedLayers(
+  backend: Backend,
+  windows: Windows,
+  recipe: LatentRecipe,
+  layers: number,
+): Promise<ConvertedLayer[]> {
+  const folder = diskFolder(bundledModel);
+  const { config } = await readConfig(folder);
+  const { attention } = config;
+  if (attention.kind !== "grouped") return expect.fail("the bundled model has grouped attention");
+  const source = await openCheckpoint(folder);
+  const read = async (name: string): Promise<{ shape: readonly number[]; data: Float64Array }> => {
+    return { shape: source.tensors.get(name)!.shape, data: await source.numbers(name) };
+  };
+  const options = { backend, windows, recipe: completeRecipe(recipe, attention) };
+  using run = new LatentRun(config, attention, read, options);
+  const converted: ConvertedLayer[] = [];
+  while (converted.length < layers) converted.push(await run.convertNext());
+  await source.close();
+  return converted;
+}
