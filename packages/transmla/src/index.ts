@@ -4,6 +4,7 @@ export type { ModelAssets } from "./assets.ts";
 
 export type {
   AttentionConfig,
+  DynamicBase,
   ExpertGroups,
   ExpertNames,
   ExpertsConfig,
@@ -11,6 +12,7 @@ export type {
   GroupedAttention,
   HuggingFaceConfig,
   LatentAttention,
+  LongFrequencies,
   ModelConfig,
   NormNames,
   RopeConfig,

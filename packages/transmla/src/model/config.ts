@@ -160,12 +160,28 @@ export interface RopeConfig {
   readonly interleaved: boolean;
   /** Factor of the cosines and sines (`attention_factor`); scores are multiplied by its square. */
   readonly tableScale: number;
-  /** Other frequencies for tokens that enter when the sequence is longer than `above` (LongRoPE). */
-  readonly long?: { readonly above: number; readonly frequencies: readonly number[] } | undefined;
-  /** A base that grows with the sequence beyond `above` positions (dynamic NTK). */
-  readonly dynamic?:
-    | { readonly above: number; readonly factor: number; readonly theta: number }
-    | undefined;
+  /** Other frequencies for tokens that enter when the sequence is long (LongRoPE). */
+  readonly long?: LongFrequencies | undefined;
+  /** A base that grows with the sequence (dynamic NTK). */
+  readonly dynamic?: DynamicBase | undefined;
+}
+
+/** Frequencies of long sequences. */
+export interface LongFrequencies {
+  /** They count for sequences of more positions than this. */
+  readonly above: number;
+  /** Radians per position, one for each pair. */
+  readonly frequencies: readonly number[];
+}
+
+/** A rotary base that grows with the sequence. */
+export interface DynamicBase {
+  /** It grows for sequences of more positions than this. */
+  readonly above: number;
+  /** How fast it grows. */
+  readonly factor: number;
+  /** The base up to there. */
+  readonly theta: number;
 }
 
 /**
