@@ -1,7 +1,7 @@
 import { readJson, readText, type Folder } from "./checkpoint/folder.ts";
 import type { SamplingOptions } from "./generate/sampling.ts";
-import type { HuggingFaceConfig } from "./model/config.ts";
-import { Fields } from "./model/fields.ts";
+import { Fields } from "./model/config/fields.ts";
+import type { HuggingFaceConfig } from "./model/config/model-config.ts";
 import { parseChatTemplate, selectChatTemplate, type ChatTemplate } from "./text/chat.ts";
 import { parseTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 

@@ -16,10 +16,10 @@ export type {
   ModelConfig,
   NormNames,
   RopeConfig,
-} from "./model/config.ts";
-export { cacheWidth } from "./model/config.ts";
-export { parseConfig } from "./model/families.ts";
-export { unknownFields } from "./model/known-fields.ts";
+} from "./model/config/model-config.ts";
+export { cacheWidth } from "./model/config/model-config.ts";
+export { parseConfig } from "./model/config/families.ts";
+export { unknownFields } from "./model/config/known-fields.ts";
 export { Model } from "./model/model.ts";
 export { KeyValueCache } from "./model/cache.ts";
 export type { LayerCache, LayerCacheLayout } from "./model/layer-cache.ts";

@@ -5,8 +5,8 @@ import { readJson, type Folder } from "./checkpoint/folder.ts";
 import { openCheckpoint } from "./checkpoint/shards.ts";
 import type { TensorSource } from "./checkpoint/tensors.ts";
 import { ggufFolder } from "./gguf/folder.ts";
-import type { HuggingFaceConfig, ModelConfig } from "./model/config.ts";
-import { parseConfig } from "./model/families.ts";
+import { parseConfig } from "./model/config/families.ts";
+import type { HuggingFaceConfig, ModelConfig } from "./model/config/model-config.ts";
 import { Model } from "./model/model.ts";
 
 /** A configuration is a few kilobytes; token names in some make it large. */

@@ -2,7 +2,7 @@ import { cpuBackend } from "@transmla/backend-cpu";
 import type { Backend } from "@transmla/core";
 
 import { loadModel } from "../load.ts";
-import { unknownFields } from "../model/known-fields.ts";
+import { unknownFields } from "../model/config/known-fields.ts";
 import type { Model } from "../model/model.ts";
 import type { Report } from "./report.ts";
 

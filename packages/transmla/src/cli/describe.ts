@@ -1,4 +1,8 @@
-import { cacheWidth, type AttentionConfig, type ModelConfig } from "../model/config.ts";
+import {
+  cacheWidth,
+  type AttentionConfig,
+  type ModelConfig,
+} from "../model/config/model-config.ts";
 import { heldPositions } from "../model/layer-cache.ts";
 
 /** One line on the attention of a model. */

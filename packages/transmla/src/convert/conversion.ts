@@ -1,16 +1,11 @@
 import { fail, UnsupportedError, type Backend, type Shape } from "@transmla/core";
 
-import type { HuggingFaceConfig, ModelConfig } from "../model/config.ts";
-import { parseConfig } from "../model/families.ts";
+import { bindAttention, bindModel, layerPrefix } from "../model/bind-weights.ts";
+import { parseConfig } from "../model/config/families.ts";
+import type { HuggingFaceConfig, ModelConfig } from "../model/config/model-config.ts";
 import { fusedParts, type FusedPart } from "../model/fused-projections.ts";
 import { NamedTensors } from "../model/named-tensors.ts";
-import {
-  bindAttention,
-  bindModel,
-  layerPrefix,
-  type GroupedWeights,
-  type WeightStore,
-} from "../model/weights.ts";
+import type { GroupedWeights, WeightStore } from "../model/weights.ts";
 import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredConfig, factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";

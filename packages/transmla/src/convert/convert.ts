@@ -7,7 +7,7 @@ import { openCheckpoint } from "../checkpoint/shards.ts";
 import type { TensorSource } from "../checkpoint/tensors.ts";
 import { createCheckpoint } from "../checkpoint/write.ts";
 import { readConfig, type Progress } from "../load.ts";
-import type { HuggingFaceConfig } from "../model/config.ts";
+import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 import { Model } from "../model/model.ts";
 import { planConversion, type ConversionMethod, type WeightReader } from "./conversion.ts";
 import { formatConfig } from "./format-config.ts";

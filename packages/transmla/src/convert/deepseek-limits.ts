@@ -1,4 +1,4 @@
-import type { ModelConfig } from "../model/config.ts";
+import type { ModelConfig } from "../model/config/model-config.ts";
 
 /** What keeps a model from being written exactly as DeepSeek-V3, in words that complete "which has no ...". */
 type Limit = (source: ModelConfig, names: readonly string[]) => string | false | undefined;

@@ -1,6 +1,6 @@
 import { svd, type Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention, HuggingFaceConfig } from "../model/config.ts";
+import type { GroupedAttention, HuggingFaceConfig } from "../model/config/model-config.ts";
 import type { GroupedWeights, Linear } from "../model/weights.ts";
 import { asMatrix, range, zeros, type HostTensor } from "./host-tensor.ts";
 

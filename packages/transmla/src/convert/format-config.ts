@@ -1,4 +1,4 @@
-import type { HuggingFaceConfig } from "../model/config.ts";
+import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 
 /** Fields that Transformers declares as floats and refuses as integers: `1` must be written `1.0`. */
 const floatFields =

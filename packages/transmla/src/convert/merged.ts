@@ -1,6 +1,10 @@
 import { fromBf16Bits, toBf16Bits } from "@transmla/core";
 
-import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../model/config.ts";
+import type {
+  GroupedAttention,
+  HuggingFaceConfig,
+  ModelConfig,
+} from "../model/config/model-config.ts";
 import type { GroupedWeights, Linear } from "../model/weights.ts";
 import { copyRows, range, scaled, zeros, type HostTensor } from "./host-tensor.ts";
 

@@ -1,4 +1,8 @@
-import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../model/config.ts";
+import type {
+  GroupedAttention,
+  HuggingFaceConfig,
+  ModelConfig,
+} from "../model/config/model-config.ts";
 import type { HostTensor } from "./host-tensor.ts";
 
 /** Named weights that are read one at a time, in f64. */

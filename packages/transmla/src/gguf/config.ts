@@ -1,8 +1,8 @@
 import { fail, FormatError, UnsupportedError } from "@transmla/core";
 
 import type { GgufHeader, GgufValue } from "../checkpoint/gguf/header.ts";
-import type { HuggingFaceConfig } from "../model/config.ts";
-import { Fields } from "../model/fields.ts";
+import { Fields } from "../model/config/fields.ts";
+import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 
 /** What an architecture of GGUF files is in the terms of Hugging Face. */
 export interface GgufArchitecture {

@@ -1,7 +1,7 @@
 import { fail, FormatError, UnsupportedError } from "@transmla/core";
 
 import { show } from "../checkpoint/json.ts";
-import type { Fields } from "../model/fields.ts";
+import type { Fields } from "../model/config/fields.ts";
 import type { Component } from "../text/pre-tokenizers.ts";
 import { deriveMerges } from "./merges.ts";
 import { ggufPreparation } from "./pre-tokenizers.ts";

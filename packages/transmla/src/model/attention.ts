@@ -9,7 +9,11 @@ import {
   type Tensor,
 } from "@transmla/core";
 
-import type { FactoredAttention, GroupedAttention, LatentAttention } from "./config.ts";
+import type {
+  FactoredAttention,
+  GroupedAttention,
+  LatentAttention,
+} from "./config/model-config.ts";
 import type { LayerCache } from "./layer-cache.ts";
 import type { RopeTables } from "./rope.ts";
 import type {

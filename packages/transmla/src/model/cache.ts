@@ -1,6 +1,6 @@
 import { ArgumentError, fail, StateError, type Backend, type DType } from "@transmla/core";
 
-import type { AttentionConfig, ModelConfig, RopeConfig } from "./config.ts";
+import type { AttentionConfig, ModelConfig, RopeConfig } from "./config/model-config.ts";
 import { LayerCache } from "./layer-cache.ts";
 import { SequenceTables } from "./rope.ts";
 

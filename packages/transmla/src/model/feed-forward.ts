@@ -20,7 +20,7 @@ import {
 } from "@transmla/core";
 
 import { linear } from "./attention.ts";
-import type { ExpertGroups, ExpertsConfig, ModelConfig } from "./config.ts";
+import type { ExpertGroups, ExpertsConfig, ModelConfig } from "./config/model-config.ts";
 import type { DenseWeights, ExpertsWeights, FeedForwardWeights } from "./weights.ts";
 
 // Shapes: T tokens, E experts, K experts for each token, G groups of experts.

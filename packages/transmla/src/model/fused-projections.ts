@@ -1,4 +1,4 @@
-import type { ModelConfig } from "./config.ts";
+import type { ModelConfig } from "./config/model-config.ts";
 
 /** A projection inside a fused one: its own name and its rows. */
 export interface FusedPart {

@@ -12,13 +12,14 @@ import {
 } from "@transmla/core";
 
 import type { ModelAssets } from "../assets.ts";
+import { bindModel } from "./bind-weights.ts";
 import { KeyValueCache } from "./cache.ts";
-import type { HuggingFaceConfig, ModelConfig } from "./config.ts";
-import { parseConfig } from "./families.ts";
+import { parseConfig } from "./config/families.ts";
+import type { HuggingFaceConfig, ModelConfig } from "./config/model-config.ts";
 import { fusedParts } from "./fused-projections.ts";
 import { NamedTensors } from "./named-tensors.ts";
 import { forward, type ForwardOptions } from "./transformer.ts";
-import { bindModel, type ModelWeights } from "./weights.ts";
+import type { ModelWeights } from "./weights.ts";
 
 /** Buffers that old checkpoints store and every reader recomputes. */
 const recomputed = /\.rotary_emb\.inv_freq$/;

@@ -1,7 +1,7 @@
 import { empty, assign, tensor, type Backend, type Tensor } from "@transmla/core";
 
-import type { RopeConfig } from "./config.ts";
-import type { Fields } from "./fields.ts";
+import type { Fields } from "./config/fields.ts";
+import type { RopeConfig } from "./config/model-config.ts";
 
 /** The frequencies of the original rotary embedding (Su et al. 2021): `theta^(-2i/dim)`, half as many as `dim`. */
 function defaultFrequencies(theta: number, dim: number): number[] {

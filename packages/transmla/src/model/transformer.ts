@@ -9,7 +9,7 @@ import {
   type LatentForm,
 } from "./attention.ts";
 import type { KeyValueCache } from "./cache.ts";
-import type { AttentionConfig, ModelConfig } from "./config.ts";
+import type { AttentionConfig, ModelConfig } from "./config/model-config.ts";
 import { feedForward } from "./feed-forward.ts";
 import type { AttentionWeights, LayerWeights, ModelWeights } from "./weights.ts";
 

@@ -10,7 +10,7 @@ import { openCheckpoint } from "../../src/checkpoint/shards.ts";
 import { elementCount } from "../../src/checkpoint/tensors.ts";
 import { ggufFolder } from "../../src/gguf/folder.ts";
 import { loadModel, readConfig } from "../../src/load.ts";
-import type { HuggingFaceConfig } from "../../src/model/config.ts";
+import type { HuggingFaceConfig } from "../../src/model/config/model-config.ts";
 import { createTextStream } from "../../src/text/stream.ts";
 
 const backend = await cpuBackend();

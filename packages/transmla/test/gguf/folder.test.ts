@@ -10,7 +10,7 @@ import { blobFolder, FileError, readJson, type Folder } from "../../src/checkpoi
 import { openCheckpoint } from "../../src/checkpoint/shards.ts";
 import { ggufFolder } from "../../src/gguf/folder.ts";
 import { loadModel, readConfig } from "../../src/load.ts";
-import { unknownFields } from "../../src/model/known-fields.ts";
+import { unknownFields } from "../../src/model/config/known-fields.ts";
 import { run } from "../cli/run.ts";
 import {
   ggufContent,

@@ -1,8 +1,8 @@
 import { fc, test as prop } from "@fast-check/vitest";
 import { describe, expect, test } from "vitest";
 
-import { familyNames, parseConfig } from "../../src/model/families.ts";
-import { unknownFields } from "../../src/model/known-fields.ts";
+import { familyNames, parseConfig } from "../../src/model/config/families.ts";
+import { unknownFields } from "../../src/model/config/known-fields.ts";
 
 const llama = {
   model_type: "llama",

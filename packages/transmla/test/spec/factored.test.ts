@@ -5,7 +5,7 @@ import { expect } from "vitest";
 
 import { factorProjection, type FactoredInit } from "../../src/convert/factored.ts";
 import { asMatrix, type HostTensor } from "../../src/convert/host-tensor.ts";
-import type { GroupedAttention } from "../../src/model/config.ts";
+import type { GroupedAttention } from "../../src/model/config/model-config.ts";
 import { EXACT, relativeError, SINGLE } from "./errors.ts";
 import { factoredLayer } from "./inputs/factored-layer.ts";
 import { groupedLayer, layerSizes } from "./inputs/layers.ts";

@@ -4,7 +4,7 @@ import { attention, rmsNorm as rmsNormOf, scope, tensor } from "@transmla/core";
 import { qr, type Matrix } from "@transmla/core/linalg";
 import { expect } from "vitest";
 
-import { parseConfig } from "../../src/model/families.ts";
+import { parseConfig } from "../../src/model/config/families.ts";
 import { feedForward } from "../../src/model/feed-forward.ts";
 import type { FeedForwardWeights } from "../../src/model/weights.ts";
 import { BROKEN, EXACT, relativeError, SINGLE } from "./errors.ts";

@@ -2,8 +2,8 @@
 import { expect } from "vitest";
 
 import { formatConfig } from "../../src/convert/format-config.ts";
-import type { HuggingFaceConfig } from "../../src/model/config.ts";
-import { parseConfig } from "../../src/model/families.ts";
+import { parseConfig } from "../../src/model/config/families.ts";
+import type { HuggingFaceConfig } from "../../src/model/config/model-config.ts";
 import { converted, sourceModel, sourceSizes } from "./inputs/models.ts";
 import { property } from "./property.ts";
 

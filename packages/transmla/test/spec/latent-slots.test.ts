@@ -5,7 +5,7 @@ import { expect } from "vitest";
 
 import type { Moments } from "../../src/convert/latent/steps/moments.ts";
 import { chooseSlots } from "../../src/convert/latent/steps/slots.ts";
-import { parseConfig } from "../../src/model/families.ts";
+import { parseConfig } from "../../src/model/config/families.ts";
 import { backends } from "./backends.ts";
 import { EXACT, relativeError } from "./errors.ts";
 import { groupedLayer, layerSizes, seeds, type LayerSize } from "./inputs/layers.ts";

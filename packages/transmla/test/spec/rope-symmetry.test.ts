@@ -6,10 +6,11 @@ import { expect } from "vitest";
 
 import type { HostTensor } from "../../src/convert/host-tensor.ts";
 import { latentAttention, rotateHeads } from "../../src/model/attention.ts";
+import { bindAttention } from "../../src/model/bind-weights.ts";
 import type { Model } from "../../src/model/model.ts";
 import { NamedTensors } from "../../src/model/named-tensors.ts";
 import { SequenceTables } from "../../src/model/rope.ts";
-import { bindAttention, type Linear } from "../../src/model/weights.ts";
+import type { Linear } from "../../src/model/weights.ts";
 import { BROKEN, EXACT, relativeError } from "./errors.ts";
 import { invertible, type ComplexMatrix, type MatrixKind } from "./inputs/complex.ts";
 import { factoredLayer } from "./inputs/factored-layer.ts";

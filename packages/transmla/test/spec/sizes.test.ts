@@ -9,8 +9,8 @@ import {
   type ConversionMethod,
 } from "../../src/convert/conversion.ts";
 import { mergedTensors } from "../../src/convert/merged.ts";
-import { cacheWidth, type HuggingFaceConfig } from "../../src/model/config.ts";
-import { parseConfig } from "../../src/model/families.ts";
+import { parseConfig } from "../../src/model/config/families.ts";
+import { cacheWidth, type HuggingFaceConfig } from "../../src/model/config/model-config.ts";
 import { groupedLayer, latentSizes, layerSizes } from "./inputs/layers.ts";
 import { converted, latentConfig, sourceModel, sourceSizes } from "./inputs/models.ts";
 import { published } from "./inputs/published.ts";

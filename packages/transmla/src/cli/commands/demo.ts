@@ -4,7 +4,7 @@ import { bundledModel } from "../../bundled.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
 import { convert } from "../../convert/convert.ts";
 import { compare, cutWindows } from "../../evaluate/evaluate.ts";
-import { cacheWidth } from "../../model/config.ts";
+import { cacheWidth } from "../../model/config/model-config.ts";
 import type { Model } from "../../model/model.ts";
 import { openModel, type CommandContext } from "../context.ts";
 import { cacheBytes, describeAttention, describeModel } from "../describe.ts";

@@ -2,9 +2,9 @@ import type { Folder } from "../../checkpoint/folder.ts";
 import { openCheckpoint } from "../../checkpoint/shards.ts";
 import { planConversion, planTensors, type ConversionMethod } from "../../convert/conversion.ts";
 import { asFolder, readConfig } from "../../load.ts";
-import type { HuggingFaceConfig, ModelConfig } from "../../model/config.ts";
-import { cacheWidth } from "../../model/config.ts";
-import { parseConfig } from "../../model/families.ts";
+import { parseConfig } from "../../model/config/families.ts";
+import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
+import { cacheWidth } from "../../model/config/model-config.ts";
 import { cacheBytes, describeAttention, describeModel } from "../describe.ts";
 import { formatBytes, formatCount, type Report } from "../report.ts";
 

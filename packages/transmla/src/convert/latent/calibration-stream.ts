@@ -9,7 +9,7 @@ import {
   type Tensor,
 } from "@transmla/core";
 
-import type { ModelConfig } from "../../model/config.ts";
+import type { ModelConfig } from "../../model/config/model-config.ts";
 import { feedForward } from "../../model/feed-forward.ts";
 import type { DenseWeights, Linear } from "../../model/weights.ts";
 import type { HostTensor } from "../host-tensor.ts";

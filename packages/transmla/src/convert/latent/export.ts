@@ -1,9 +1,13 @@
 import { fail, UnsupportedError } from "@transmla/core";
 import type { Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention, HuggingFaceConfig, ModelConfig } from "../../model/config.ts";
-import { parseConfig } from "../../model/families.ts";
-import { Fields } from "../../model/fields.ts";
+import { parseConfig } from "../../model/config/families.ts";
+import { Fields } from "../../model/config/fields.ts";
+import type {
+  GroupedAttention,
+  HuggingFaceConfig,
+  ModelConfig,
+} from "../../model/config/model-config.ts";
 import { ropeSource } from "../../model/rope.ts";
 import { copyRows, fromMatrix, range, scaled, zeros, type HostTensor } from "../host-tensor.ts";
 import { deepseekConfig, EPS, interleavedRows, LATENT_SCALE, normCompensation } from "../merged.ts";

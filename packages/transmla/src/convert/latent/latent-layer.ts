@@ -1,7 +1,7 @@
 import { attention, concat, matmul, type Backend, type Tensor } from "@transmla/core";
 import { multiply, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention } from "../../model/config.ts";
+import type { GroupedAttention } from "../../model/config/model-config.ts";
 import { multiplyPairs, type ComplexVector } from "./algebra/complex-pairs.ts";
 import { owned, upload } from "./algebra/device.ts";
 import { rowsOf, stackRows } from "./algebra/matrices.ts";

@@ -1,8 +1,9 @@
 import type { Backend } from "@transmla/core";
 import type { LinalgOptions } from "@transmla/core/linalg";
 
-import type { GroupedAttention, ModelConfig } from "../../model/config.ts";
-import { layerPrefix, type Linear } from "../../model/weights.ts";
+import { layerPrefix } from "../../model/bind-weights.ts";
+import type { GroupedAttention, ModelConfig } from "../../model/config/model-config.ts";
+import type { Linear } from "../../model/weights.ts";
 import { asMatrix, type HostTensor } from "../host-tensor.ts";
 import { CalibrationStream } from "./calibration-stream.ts";
 import { calibrateLayer, convertLayer, type ConvertedLayer } from "./convert-layer.ts";

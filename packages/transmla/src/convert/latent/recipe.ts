@@ -1,6 +1,6 @@
 import { ArgumentError, fail } from "@transmla/core";
 
-import type { GroupedAttention } from "../../model/config.ts";
+import type { GroupedAttention } from "../../model/config/model-config.ts";
 
 /** The sizes of a latent conversion, and its ingredients: what is absent is as in the recommended recipe. */
 export interface LatentRecipe {

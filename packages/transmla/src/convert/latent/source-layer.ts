@@ -1,7 +1,7 @@
 import { matmul, rope, tensor, type Backend, type Tensor } from "@transmla/core";
 import type { Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention } from "../../model/config.ts";
+import type { GroupedAttention } from "../../model/config/model-config.ts";
 import { owned, upload } from "./algebra/device.ts";
 
 // Shapes: T tokens, H query heads, g kv heads, d head width, D hidden width.

@@ -13,7 +13,7 @@ import { chooseLatentSizes } from "../../../src/convert/latent/choose-sizes.ts";
 import type { LatentRecipe } from "../../../src/convert/latent/recipe.ts";
 import { compare, cutWindows } from "../../../src/evaluate/evaluate.ts";
 import { loadModel } from "../../../src/load.ts";
-import { cacheWidth } from "../../../src/model/config.ts";
+import { cacheWidth } from "../../../src/model/config/model-config.ts";
 
 const backend = await cpuBackend();
 const source = await loadModel(bundledModel, { backend });

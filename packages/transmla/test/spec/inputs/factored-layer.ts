@@ -1,6 +1,9 @@
 import { factoredTensors, type FactoredInit } from "../../../src/convert/factored.ts";
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { FactoredAttention, GroupedAttention } from "../../../src/model/config.ts";
+import type {
+  FactoredAttention,
+  GroupedAttention,
+} from "../../../src/model/config/model-config.ts";
 import type { FactoredWeights, GroupedWeights } from "../../../src/model/weights.ts";
 import { linearOf } from "../reference/deepseek.ts";
 

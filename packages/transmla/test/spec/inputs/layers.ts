@@ -2,7 +2,7 @@
 import { fc } from "@fast-check/vitest";
 
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { GroupedAttention, RopeConfig } from "../../../src/model/config.ts";
+import type { GroupedAttention, RopeConfig } from "../../../src/model/config/model-config.ts";
 import type { GroupedWeights } from "../../../src/model/weights.ts";
 import type { Rows } from "../reference/attention.ts";
 import { Random } from "./random.ts";

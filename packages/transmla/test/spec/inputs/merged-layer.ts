@@ -1,8 +1,12 @@
 // A layer as the library merges its heads, in two forms that the reference can run.
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
 import { mergedConfig, mergedTensors } from "../../../src/convert/merged.ts";
-import type { GroupedAttention, HuggingFaceConfig, RopeConfig } from "../../../src/model/config.ts";
-import { parseConfig } from "../../../src/model/families.ts";
+import { parseConfig } from "../../../src/model/config/families.ts";
+import type {
+  GroupedAttention,
+  HuggingFaceConfig,
+  RopeConfig,
+} from "../../../src/model/config/model-config.ts";
 import type { GroupedWeights } from "../../../src/model/weights.ts";
 import { kvHead } from "../reference/attention.ts";
 import type { Tensors } from "../reference/deepseek.ts";

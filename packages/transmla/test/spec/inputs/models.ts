@@ -9,7 +9,7 @@ import {
   type WeightReader,
 } from "../../../src/convert/conversion.ts";
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { HuggingFaceConfig } from "../../../src/model/config.ts";
+import type { HuggingFaceConfig } from "../../../src/model/config/model-config.ts";
 import { Model } from "../../../src/model/model.ts";
 import type { ForwardOptions } from "../../../src/model/transformer.ts";
 import type { Rows } from "../reference/attention.ts";

@@ -1,4 +1,4 @@
-import type { HuggingFaceConfig } from "../../../src/model/config.ts";
+import type { HuggingFaceConfig } from "../../../src/model/config/model-config.ts";
 
 /** The fields of published config.json files that decide sizes. */
 export const published = {

@@ -1,7 +1,11 @@
 // Attention in plain f64 loops, the independent reference of the specification: it shares types with the library, and
 // no code. T tokens, D hidden, H query heads, g kv heads, d head width.
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { FactoredAttention, GroupedAttention, RopeConfig } from "../../../src/model/config.ts";
+import type {
+  FactoredAttention,
+  GroupedAttention,
+  RopeConfig,
+} from "../../../src/model/config/model-config.ts";
 import type { FactoredWeights, GroupedWeights, Linear } from "../../../src/model/weights.ts";
 
 /** A matrix by rows; one row for each token where it holds activations. */

@@ -1,7 +1,7 @@
 // A whole decoder in plain f64 loops, from config.json and the tensors of a checkpoint: LLaMA, Mistral, Qwen2, Mixtral
 // with grouped-query attention, and DeepSeek-V3 without experts.
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { HuggingFaceConfig } from "../../../src/model/config.ts";
+import type { HuggingFaceConfig } from "../../../src/model/config/model-config.ts";
 import { groupedAttention, linear, rmsNorm, softmax, sum, type Rows } from "./attention.ts";
 import { deepseekAttention, linearOf, type Tensors } from "./deepseek.ts";
 import { rotationOf, type RopeParameters } from "./rope.ts";

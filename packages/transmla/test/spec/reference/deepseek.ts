@@ -1,7 +1,7 @@
 // Multi-head latent attention as the DeepSeek-V3 class of Hugging Face Transformers computes it, from the tensors and
 // the config.json of a checkpoint, in plain f64 loops.
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { HuggingFaceConfig, RopeConfig } from "../../../src/model/config.ts";
+import type { HuggingFaceConfig, RopeConfig } from "../../../src/model/config/model-config.ts";
 import type { Linear } from "../../../src/model/weights.ts";
 import {
   average,

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { diskFolder } from "../../../src/checkpoint/disk.ts";
 import { openSafetensors } from "../../../src/checkpoint/safetensors.ts";
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
-import type { HuggingFaceConfig } from "../../../src/model/config.ts";
+import type { HuggingFaceConfig } from "../../../src/model/config/model-config.ts";
 import { hasShared, shared } from "../../shared.ts";
 import { decoderLogits } from "./decoder.ts";
 

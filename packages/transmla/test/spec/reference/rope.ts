@@ -1,5 +1,5 @@
 // The rules of Hugging Face Transformers (modeling_rope_utils.py) from rope parameters to frequencies.
-import type { RopeConfig } from "../../../src/model/config.ts";
+import type { RopeConfig } from "../../../src/model/config/model-config.ts";
 
 /** `rope_parameters` of a config.json. */
 export interface RopeParameters {

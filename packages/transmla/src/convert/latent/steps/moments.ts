@@ -13,7 +13,7 @@ import {
 } from "@transmla/core";
 import { matrix, multiply, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention } from "../../../model/config.ts";
+import type { GroupedAttention } from "../../../model/config/model-config.ts";
 import { complexZeros, type ComplexVector } from "../algebra/complex-pairs.ts";
 import { accumulate, gram, owned, readOut } from "../algebra/device.ts";
 import { innerProduct } from "../algebra/matrices.ts";

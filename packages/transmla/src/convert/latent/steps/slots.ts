@@ -1,6 +1,6 @@
 import { eighHermitian, matrix, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention } from "../../../model/config.ts";
+import type { GroupedAttention } from "../../../model/config/model-config.ts";
 import { complexZeros, setComplexBlock, type ComplexVector } from "../algebra/complex-pairs.ts";
 import type { Moments } from "./moments.ts";
 

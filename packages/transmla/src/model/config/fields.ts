@@ -1,6 +1,6 @@
 import { fail, FormatError } from "@transmla/core";
 
-import { show } from "../checkpoint/json.ts";
+import { show } from "../../checkpoint/json.ts";
 
 /** Sizes beyond this are a damaged file: the largest dimension of a real model is below 2^20, a context below 2^25. */
 const MAX_SIZE = 2 ** 31;

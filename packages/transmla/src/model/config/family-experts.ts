@@ -1,5 +1,5 @@
-import type { ExpertNames, ExpertsConfig } from "./config.ts";
 import type { Fields } from "./fields.ts";
+import type { ExpertNames, ExpertsConfig } from "./model-config.ts";
 
 // The experts of each family that has them, read from `config.json`.
 

@@ -1,5 +1,5 @@
-import type { HuggingFaceConfig } from "./config.ts";
 import type { Fields } from "./fields.ts";
+import type { HuggingFaceConfig } from "./model-config.ts";
 
 /** Fields that change the logits of some model, with the values that change nothing. Families that honour one say so. */
 const changing: Readonly<Record<string, readonly unknown[]>> = {

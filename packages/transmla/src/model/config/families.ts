@@ -1,12 +1,6 @@
 import { fail, FormatError, type GateFunction } from "@transmla/core";
 
-import type {
-  AttentionConfig,
-  ExpertsConfig,
-  ModelConfig,
-  NormNames,
-  RopeConfig,
-} from "./config.ts";
+import { readRope, ropeSource, scoreScale } from "../rope.ts";
 import {
   checkExperts,
   deepseekV2Experts,
@@ -16,7 +10,13 @@ import {
 } from "./family-experts.ts";
 import { Fields, MAX_LAYERS } from "./fields.ts";
 import { refuseChangingFields } from "./known-fields.ts";
-import { readRope, ropeSource, scoreScale } from "./rope.ts";
+import type {
+  AttentionConfig,
+  ExpertsConfig,
+  ModelConfig,
+  NormNames,
+  RopeConfig,
+} from "./model-config.ts";
 
 /** What a family changes that its weights do not show. What is absent is as in LLaMA. */
 interface Family {
