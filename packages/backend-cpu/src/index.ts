@@ -11,7 +11,7 @@ import { rmsNorm, softmax } from "./kernels/normalize.ts";
 import { reduce } from "./kernels/reduce.ts";
 import { rope } from "./kernels/rope.ts";
 import { topK } from "./kernels/top-k.ts";
-import { routinesOn } from "./linalg/routines.ts";
+import { blasOn } from "./linalg/blas.ts";
 import { ADDRESS_SPACE, Memory, type CpuBuffer } from "./memory.ts";
 
 export type { CpuBuffer } from "./memory.ts";
@@ -55,7 +55,7 @@ export async function cpuBackend(options: CpuBackendOptions = {}): Promise<Backe
   return {
     name: "cpu",
     kernels: kernelsOn(memory),
-    ...(memory.simd && { routines: routinesOn(memory, memory.simd) }),
+    ...(memory.simd && { blas: blasOn(memory, memory.simd) }),
     allocate: (bytes) => memory.allocate(bytes),
     release: (buffer) => memory.release(buffer),
     write: (buffer, data) => memory.bytes("write", buffer, 0, data.byteLength).set(data),

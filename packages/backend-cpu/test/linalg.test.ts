@@ -1,14 +1,21 @@
 import { fc, test as prop } from "@fast-check/vitest";
-import { eigh, qr, svd, tensor, type Backend, type Tensor } from "@transmla/core";
-import { plainBlas, type Block } from "@transmla/core/linalg";
+import { eigh, qr, StateError, svd, tensor, type Backend, type Tensor } from "@transmla/core";
+import {
+  eigh as eighOfMatrix,
+  identity,
+  plainBlas,
+  type Blas,
+  type Block,
+} from "@transmla/core/linalg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { cpuBackend } from "../src/index.ts";
-import { takeBlas } from "../src/linalg/blas.ts";
+import { blasOn } from "../src/linalg/blas.ts";
 import { Memory } from "../src/memory.ts";
 
 describe("gemm in f64", () => {
   const memory = new Memory(2 ** 32);
+  const blas = blasOn(memory, memory.simd!);
   const plain = (length: number): Float64Array => new Float64Array(length);
 
   /** Which step of a block is 1. */
@@ -39,18 +46,16 @@ describe("gemm in f64", () => {
     },
     { numRuns: 150 },
   )("is that of plain TypeScript", ({ m, k, n, orders, inside, alpha, beta }) => {
-    const run = (own: boolean): Float64Array => {
-      const kernels = own ? takeBlas(memory, memory.simd!, 2 ** 18, 512) : plainBlas;
-      const allocate = own && inside ? (length: number) => kernels.allocate(length) : plain;
+    const run = (kernels: Blas): Float64Array => {
+      const allocate = inside ? (length: number) => kernels.allocate(length) : plain;
       const c = block(allocate, [m, n], orders[2], 3);
       if (beta === 0) c.data.fill(Number.NaN, 3);
       const a = block(allocate, [m, k], orders[0], 1);
       kernels.gemm(alpha, a, block(allocate, [k, n], orders[1], 2), beta, c);
-      const result = c.data.slice();
-      memory.releaseScratch();
-      return result;
+      return c.data.slice();
     };
-    const [actual, expected] = [run(true), run(false)];
+    const actual = inside ? blas.withStorage(2 ** 18, () => run(blas)) : run(blas);
+    const expected = run(plainBlas);
     expect(actual).toHaveLength(expected.length);
     const errors = actual.map((x, i) =>
       Object.is(x, expected[i]!) ? 0 : Math.abs(x - expected[i]!),
@@ -58,13 +63,46 @@ describe("gemm in f64", () => {
     expect(Math.max(0, ...errors)).toBeLessThanOrEqual(1e-13 * (k + 4));
   });
 
-  test("storage beyond what was reserved is outside of the memory, and zero", () => {
-    const blas = takeBlas(memory, memory.simd!, 2 ** 20, 1);
-    const [inside, outside] = [blas.allocate(2 ** 20), blas.allocate(10)];
-    expect(inside.buffer).toBe(memory.f64.buffer);
-    expect(outside).toEqual(new Float64Array(10));
-    expect(outside.buffer).not.toBe(memory.f64.buffer);
-    memory.releaseScratch();
+  test("storage beyond what was set aside is outside of the memory, and zero", () => {
+    blas.withStorage(2 ** 20, () => {
+      const [inside, outside] = [blas.allocate(2 ** 20), blas.allocate(10)];
+      expect(inside.buffer).toBe(memory.f64.buffer);
+      expect(outside).toEqual(new Float64Array(10));
+      expect(outside.buffer).not.toBe(memory.f64.buffer);
+    });
+  });
+
+  test("storage within storage is a part of it, and all is given back when the body throws", () => {
+    const size = memory.f64.length;
+    for (let i = 0; i < 3; i++) {
+      const run = (): void =>
+        blas.withStorage(size, () => {
+          const first = blas.allocate(10);
+          const second = blas.withStorage(10, () => blas.allocate(10));
+          expect(second.byteOffset).toBe(first.byteOffset + 80);
+          throw new Error("stop");
+        });
+      expect(run).toThrow("stop");
+    }
+    expect(memory.f64.length).toBeLessThan(4 * size);
+  });
+
+  test("a vector that is longer than a packed block", () => {
+    const length = 60_000;
+    blas.withStorage(4 * length, () => {
+      const a = block((n) => blas.allocate(n), [1, length], "rows", 1);
+      const x = block((n) => blas.allocate(n), [length, 1], "rows", 2);
+      const [y, z] = [1, 2].map(() => ({ ...x, data: blas.allocate(1), offset: 0, rows: 1 }));
+      blas.gemm(1, a, x, 0, y!);
+      plainBlas.gemm(1, a, x, 0, z!);
+      expect(Math.abs(y!.data[0]! - z!.data[0]!)).toBeLessThan(1e-10);
+    });
+  });
+
+  test("a disposed backend", async () => {
+    const backend = await cpuBackend();
+    backend.dispose();
+    expect(() => eighOfMatrix(identity(20), { blas: backend.blas })).toThrow(StateError);
   });
 });
 

@@ -1,4 +1,5 @@
 import type { DType } from "./dtype.ts";
+import type { Blas } from "./linalg/blas.ts";
 import type { Shape } from "./shape.ts";
 
 /** A window onto a buffer. Strides and offset count elements, not bytes. */
@@ -192,6 +193,11 @@ export interface Backend<B = any> {
   memory(): MemoryCount;
   /** Factorisations that the backend does itself; core's own f64 ones serve otherwise. */
   readonly routines?: Routines<B>;
+  /**
+   * Kernels in f64 for the functions of `@transmla/core/linalg`, which take them as an option:
+   * `eigh(matrix, { blas: backend.blas })`. The factorisations of tensors use them where there is no routine.
+   */
+  readonly blas?: Blas | undefined;
   /** Gives up everything the backend holds. */
   dispose(): void;
 }

@@ -1,5 +1,6 @@
 import type { Routines } from "./backend.ts";
 import { fail, ShapeError } from "./errors.ts";
+import type { LinalgOptions } from "./linalg/blas.ts";
 import { eigh as hostEigh } from "./linalg/eigh.ts";
 import type { Matrix } from "./linalg/matrix.ts";
 import { qr as hostQr } from "./linalg/qr.ts";
@@ -8,8 +9,8 @@ import { requireFloats } from "./ops.ts";
 import type { Shape } from "./shape.ts";
 import { dense, empty, tensor, type Tensor } from "./tensor.ts";
 
-// Factorisations of tensors: by a routine of the backend where it has one, else in f64 on the host. They are async,
-// and their results belong to the caller: no scope frees them.
+// Factorisations of tensors: by a routine of the backend where it has one, else in f64 on the host with the backend's `blas`. They are
+// async, and their results belong to the caller: no scope frees them.
 
 /**
  * Factorises a matrix: the backend's routine fills outputs of the given shapes, or the host's f64 function makes them.
@@ -18,14 +19,15 @@ async function factorise(
   name: keyof Routines<unknown>,
   a: Tensor,
   shapes: (m: number, n: number) => readonly Shape[],
-  onHost: (matrix: Matrix) => readonly (Matrix | Float64Array)[],
+  onHost: (matrix: Matrix, options: LinalgOptions) => readonly (Matrix | Float64Array)[],
 ): Promise<Tensor[]> {
   requireFloats(name, a);
   if (a.rank !== 2) fail(ShapeError, name, "needs a matrix", a);
   const [rows, cols] = a.shape as [number, number];
   const routine = a.backend.routines?.[name] as Routine | undefined;
   if (!routine || a.size === 0) {
-    const factors = onHost({ rows, cols, data: Float64Array.from(await a.read()) });
+    const data = new Float64Array(await a.read());
+    const factors = onHost({ rows, cols, data }, { blas: a.backend.blas });
     return factors.map((factor) => {
       return factor instanceof Float64Array
         ? tensor(a.backend, factor, [factor.length])
@@ -77,8 +79,8 @@ export async function svd(a: Tensor): Promise<SvdTensors> {
     [Math.min(m, n)],
     [n, Math.min(m, n)],
   ];
-  const [u, s, v] = await factorise("svd", a, shapes, (matrix) => {
-    const { u, s, v } = hostSvd(matrix);
+  const [u, s, v] = await factorise("svd", a, shapes, (matrix, options) => {
+    const { u, s, v } = hostSvd(matrix, options);
     return [u, s, v];
   });
   return { u: u!, s: s!, v: v! };
@@ -102,8 +104,8 @@ export async function qr(a: Tensor): Promise<QrTensors> {
     [m, Math.min(m, n)],
     [Math.min(m, n), n],
   ];
-  const [q, r] = await factorise("qr", a, shapes, (matrix) => {
-    const { q, r } = hostQr(matrix);
+  const [q, r] = await factorise("qr", a, shapes, (matrix, options) => {
+    const { q, r } = hostQr(matrix, options);
     return [q, r];
   });
   return { q: q!, r: r! };
@@ -126,8 +128,8 @@ export async function eigh(a: Tensor): Promise<EighTensors> {
   if (a.rank === 2 && a.shape[0] !== a.shape[1])
     fail(ShapeError, "eigh", "the matrix must be square", a);
   const shapes = (n: number): Shape[] => [[n], [n, n]];
-  const [values, vectors] = await factorise("eigh", a, shapes, (matrix) => {
-    const { values, vectors } = hostEigh(matrix);
+  const [values, vectors] = await factorise("eigh", a, shapes, (matrix, options) => {
+    const { values, vectors } = hostEigh(matrix, options);
     return [values, vectors];
   });
   return { values: values!, vectors: vectors! };

@@ -1,3 +1,4 @@
+import { BackendError } from "@transmla/core";
 import { plainBlas, type Blas, type Block } from "@transmla/core/linalg";
 
 import type { Memory } from "../memory.ts";
@@ -15,6 +16,9 @@ const SMALL = 4096;
 /** What lies outside of the memory is copied for a product whose three sizes are at least this. */
 const WORTH_A_COPY = 16;
 
+/** A vector, times alpha, takes the place of a packed block; longer ones go in pieces. */
+const LONGEST_VECTOR = BLOCK_ROWS * BLOCK_DEPTH;
+
 const BYTES = 8;
 
 /** Scratch, as indices into f64. */
@@ -22,78 +26,123 @@ interface Panels {
   readonly left: number;
   readonly right: number;
   readonly tile: number;
-  /** A vector, times alpha. */
-  readonly vector: number;
+}
+
+/** What is set aside for one factorisation. The memory must not grow meanwhile. */
+interface Storage {
+  readonly f64: Float64Array;
+  readonly panels: Panels;
+  readonly end: number;
+  /** The next entry to give away. */
+  free: number;
 }
 
 /**
- * The kernels of core's factorisations in WebAssembly. Their working storage is in the memory as far as it was reserved;
- * what lies elsewhere is copied for large products, and multiplied by {@link plainBlas} for others.
+ * The kernels of core's linear algebra in WebAssembly. Working storage is set aside in the memory; what lies elsewhere
+ * is copied for large products, and multiplied by {@link plainBlas} for others. Where the memory has no room, everything
+ * is.
  *
- * @param memory - Must not grow while the kernels are used; its scratch is taken and not given back.
+ * @param memory - Takes scratch from it, and all of it is given back.
  * @param kernels - The kernels over it.
- * @param storage - How many f64 the factorisation may allocate in the memory.
- * @param longest - The longest vector.
  */
-export function takeBlas(memory: Memory, kernels: Kernels, storage: number, longest: number): Blas {
-  const take = (length: number): number => memory.scratch(2 * length) / 2;
-  const panels: Panels = {
-    left: take(BLOCK_ROWS * BLOCK_DEPTH),
-    right: take(BLOCK_COLUMNS * BLOCK_DEPTH),
-    tile: take(TILE_ROWS * TILE_COLUMNS.f64),
-    vector: take(longest),
-  };
-  let free = take(storage);
-  const end = free + storage;
-  const { f64 } = memory;
-  const isInside = ({ data }: Block): boolean => data.buffer === f64.buffer;
-  /** The block with its position in the memory. */
-  const placed = (x: Block): Block => {
-    return { ...x, data: f64, offset: x.data.byteOffset / BYTES + x.offset };
-  };
+export function blasOn(memory: Memory, kernels: Kernels): Blas {
+  let storage: Storage | undefined;
+
+  function withStorage<T>(length: number, body: () => T): T {
+    if (storage) return body();
+    memory.requireOpen("linalg");
+    try {
+      storage = setAside(memory, length);
+      return body();
+    } finally {
+      storage = undefined;
+      memory.releaseScratch();
+    }
+  }
+
   /** Runs a product on copies of what is not in the memory. Returns `false` where they have no room. */
-  const onCopies = (a: Block, b: Block, c: Block, run: Multiply): boolean => {
-    const outside = [a, b, c].filter((x) => !isInside(x));
-    if (outside.reduce((sum, x) => sum + spanOf(x), 0) > end - free) return false;
-    const start = free;
+  function onCopies(own: Storage, [a, b, c]: Operands, run: (operands: Operands) => void): boolean {
+    const outside = [a, b, c].filter((x) => !isInside(own, x));
+    if (outside.reduce((sum, x) => sum + spanOf(x), 0) > own.end - own.free) return false;
+    const start = own.free;
     const copied = (x: Block): Block => {
-      if (isInside(x)) return placed(x);
-      f64.set(x.data.subarray(x.offset, x.offset + spanOf(x)), free);
-      const copy = { ...x, data: f64, offset: free };
-      free += spanOf(x);
+      if (isInside(own, x)) return placed(own, x);
+      own.f64.set(x.data.subarray(x.offset, x.offset + spanOf(x)), own.free);
+      const copy = { ...x, data: own.f64, offset: own.free };
+      own.free += spanOf(x);
       return copy;
     };
     const to = copied(c);
-    run(copied(a), copied(b), to);
-    if (!isInside(c)) c.data.set(f64.subarray(to.offset, to.offset + spanOf(c)), c.offset);
-    free = start;
+    run([copied(a), copied(b), to]);
+    if (!isInside(own, c)) {
+      c.data.set(own.f64.subarray(to.offset, to.offset + spanOf(c)), c.offset);
+    }
+    own.free = start;
     return true;
-  };
+  }
+
   return {
+    withStorage,
     allocate(length) {
-      if (free + length > end) return new Float64Array(length);
-      const array = f64.subarray(free, free + length).fill(0);
-      free += length;
+      if (!storage || storage.free + length > storage.end) return new Float64Array(length);
+      const array = storage.f64.subarray(storage.free, storage.free + length).fill(0);
+      storage.free += length;
       return array;
     },
     gemm(alpha, a, b, beta, c) {
-      const multiply: Multiply = (left, right, to) => {
-        scale(beta, to);
-        addProduct(kernels, panels, alpha, left, right, to);
-      };
       const [m, k, n] = [a.rows, a.cols, b.cols];
       const hasKernels = c.rowStride === 1 || c.colStride === 1 || m === 1 || n === 1;
       const small = m * k * n < SMALL || !hasKernels;
-      if (!small && isInside(a) && isInside(b) && isInside(c)) {
-        multiply(placed(a), placed(b), placed(c));
-      } else if (small || Math.min(m, k, n) < WORTH_A_COPY || !onCopies(a, b, c, multiply)) {
+      const operands = [a, b, c] as const;
+      const multiply = (own: Storage, [left, right, to]: Operands): void => {
+        scale(beta, to);
+        addProduct(kernels, own.panels, alpha, left, right, to);
+      };
+      const copies = (): boolean => {
+        const own = storage;
+        return own !== undefined && onCopies(own, operands, (inside) => multiply(own, inside));
+      };
+      if (!small && storage && operands.every((x) => isInside(storage!, x))) {
+        multiply(storage, [placed(storage, a), placed(storage, b), placed(storage, c)]);
+      } else if (
+        small ||
+        Math.min(m, k, n) < WORTH_A_COPY ||
+        !withStorage(spanOf(a) + spanOf(b) + spanOf(c), copies)
+      ) {
         plainBlas.gemm(alpha, a, b, beta, c);
       }
     },
   };
 }
 
-type Multiply = (a: Block, b: Block, c: Block) => void;
+/** The factors and the result of a product. */
+type Operands = readonly [a: Block, b: Block, c: Block];
+
+/** Takes scratch; nothing where the memory has no room. */
+function setAside(memory: Memory, length: number): Storage | undefined {
+  const take = (count: number): number => memory.scratch(2 * count) / 2;
+  try {
+    const panels: Panels = {
+      left: take(BLOCK_ROWS * BLOCK_DEPTH),
+      right: take(BLOCK_COLUMNS * BLOCK_DEPTH),
+      tile: take(TILE_ROWS * TILE_COLUMNS.f64),
+    };
+    const free = take(length);
+    return { f64: memory.f64, panels, free, end: free + length };
+  } catch (error) {
+    if (error instanceof BackendError) return undefined;
+    throw error;
+  }
+}
+
+function isInside({ f64 }: Storage, { data }: Block): boolean {
+  return data.buffer === f64.buffer;
+}
+
+/** The block with its position in the memory. */
+function placed({ f64 }: Storage, x: Block): Block {
+  return { ...x, data: f64, offset: x.data.byteOffset / BYTES + x.offset };
+}
 
 /** From the first entry of a block to the last, in the array it lies in. */
 function spanOf({ rows, cols, rowStride, colStride }: Block): number {
@@ -109,7 +158,7 @@ function addProduct(
   b: Block,
   c: Block,
 ): void {
-  if (c.cols === 1) multiplyVector(kernels, panels.vector, alpha, a, b, c);
+  if (c.cols === 1) multiplyVector(kernels, panels, alpha, a, b, c);
   else if (c.rows === 1 || c.colStride !== 1) {
     addProduct(kernels, panels, alpha, transposed(b), transposed(a), transposed(c));
   } else multiplyBlocks(kernels, panels, alpha, a, b, c);
@@ -136,7 +185,7 @@ function scale(beta: number, { data, offset, rows, cols, rowStride, colStride }:
 /** `y <- y + alpha a x` for columns `x` and `y`. */
 function multiplyVector(
   kernels: Kernels,
-  scratch: number,
+  { left: vector }: Panels,
   alpha: number,
   a: Block,
   x: Block,
@@ -149,18 +198,20 @@ function multiplyVector(
     plainBlas.gemm(alpha, a, x, 1, y);
     return;
   }
-  for (let i = 0; i < x.rows; i++) data[scratch + i] = alpha * data[x.offset + i * x.rowStride]!;
-  const [vector, matrix, to] = [scratch, a.offset, y.offset].map((at) => at * BYTES) as [
-    number,
-    number,
-    number,
-  ];
-  if (adjacentRows) {
-    const [line, step] = [a.rowStride * BYTES, y.rowStride * BYTES];
-    kernels.get("dots1 f64")(vector, 0, matrix, line, to, 0, step, a.rows, a.cols, 1);
-  } else {
-    const line = a.colStride * BYTES;
-    kernels.get("combine1 f64")(vector, 0, matrix, line, to, 0, BYTES, a.cols, a.rows);
+  const to = y.offset * BYTES;
+  for (let start = 0; start < x.rows; start += LONGEST_VECTOR) {
+    const count = Math.min(LONGEST_VECTOR, x.rows - start);
+    for (let i = 0; i < count; i++) {
+      data[vector + i] = alpha * data[x.offset + (start + i) * x.rowStride]!;
+    }
+    const matrix = (a.offset + start * a.colStride) * BYTES;
+    if (adjacentRows) {
+      const [line, step] = [a.rowStride * BYTES, y.rowStride * BYTES];
+      kernels.get("dots1 f64")(vector * BYTES, 0, matrix, line, to, 0, step, a.rows, count, 1);
+    } else {
+      const line = a.colStride * BYTES;
+      kernels.get("combine1 f64")(vector * BYTES, 0, matrix, line, to, 0, BYTES, count, a.rows);
+    }
   }
 }
 

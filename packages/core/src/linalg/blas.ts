@@ -23,9 +23,17 @@ export interface Block {
  */
 export interface Blas {
   /**
-   * Makes working storage, zero-filled. A backend returns memory that its kernels reach without a
-   * copy. No part of it is in the result of a factorisation, so the backend may take all of it back
-   * when the factorisation returns; until then it may come to several times the size of the matrix.
+   * Runs a function that may call {@link allocate}; what it was given is taken back when it returns or
+   * throws. A backend sets memory aside here that its kernels reach without a copy. Inside of another
+   * call this is a part of that one.
+   *
+   * @param length - About how many entries the body allocates.
+   * @param body - Synchronous; no allocated entry is in its result.
+   */
+  withStorage<T>(length: number, body: () => T): T;
+
+  /**
+   * Makes working storage, zero-filled, inside of {@link withStorage}.
    *
    * @param length - Number of f64 entries.
    */
@@ -48,7 +56,7 @@ export interface Blas {
 /** What every factorisation accepts. */
 export interface LinalgOptions {
   /** Kernels to compute with; {@link plainBlas} when absent. */
-  readonly blas?: Blas;
+  readonly blas?: Blas | undefined;
 }
 
 /** A window onto rows of `stride` entries that lie one after another. */
@@ -277,6 +285,7 @@ function scale(beta: number, c: Block): void {
 
 /** The kernels in plain TypeScript: packed panels and a 4 x 4 register tile. */
 export const plainBlas: Blas = {
+  withStorage: (_, body) => body(),
   allocate: (length) => new Float64Array(length),
   gemm(alpha, a, b, beta, c) {
     scale(beta, c);

@@ -1,5 +1,5 @@
 import { ArgumentError, fail, ShapeError } from "../errors.ts";
-import { part, plainBlas, transposed } from "./blas.ts";
+import { block, part, plainBlas, transposed } from "./blas.ts";
 import type { Blas, Block, LinalgOptions } from "./blas.ts";
 import { matrix, requireFinite, requireSquare, size, window } from "./matrix.ts";
 import type { Matrix } from "./matrix.ts";
@@ -23,15 +23,18 @@ const PANEL = 64;
  * ```
  */
 export function cholesky(a: Matrix, options: LinalgOptions = {}): Matrix {
-  return factor("cholesky", a, options);
+  requireSquare("cholesky", a);
+  requireFinite("cholesky", a);
+  const blas = options.blas ?? plainBlas;
+  return blas.withStorage(a.rows ** 2, () => {
+    const { data } = factor("cholesky", blas, a);
+    return matrix(a.rows, a.rows, data.slice());
+  });
 }
 
-function factor(operation: string, a: Matrix, options: LinalgOptions): Matrix {
-  requireSquare(operation, a);
-  requireFinite(operation, a);
-  const blas = options.blas ?? plainBlas;
+function factor(operation: string, blas: Blas, a: Matrix): Matrix {
   const n = a.rows;
-  const result = matrix(n, n);
+  const result = matrix(n, n, blas.allocate(n * n));
   for (let i = 0; i < n; i++) result.data.set(a.data.subarray(i * n, i * n + i + 1), i * n);
   const l = window(result);
   for (let start = 0; start < n; start += PANEL) {
@@ -97,14 +100,16 @@ export function solve(a: Matrix, b: Matrix, options: LinalgOptions = {}): Matrix
       size(b.rows, b.cols),
     );
   }
-  requireFinite("solve", b);
+  requireFinite("solve", a, b);
   const blas = options.blas ?? plainBlas;
-  const l = window(factor("solve", a, options));
-  const result = matrix(b.rows, b.cols, b.data.slice());
-  const x = window(result);
-  substituteForward(blas, l, x);
-  substituteBackward(blas, l, x);
-  return result;
+  return blas.withStorage(a.rows * (a.rows + b.cols), () => {
+    const l = window(factor("solve", blas, a));
+    const x = block(blas.allocate(b.data.length), b.rows, b.cols);
+    x.data.set(b.data);
+    substituteForward(blas, l, x);
+    substituteBackward(blas, l, x);
+    return matrix(b.rows, b.cols, x.data.slice());
+  });
 }
 
 /** x <- l⁻¹ x, a panel of rows at a time: what the rows above contribute is one product. */

@@ -40,6 +40,10 @@ export function eigh(a: Matrix, options: LinalgOptions = {}): Eigh {
   requireSquare("eigh", a);
   requireFinite("eigh", a);
   const blas = options.blas ?? plainBlas;
+  return blas.withStorage(5 * a.rows ** 2 + 300 * a.rows + 4096, () => decompose(blas, a));
+}
+
+function decompose(blas: Blas, a: Matrix): Eigh {
   const work = symmetricCopy(blas, a);
   const factor = scaleToOne(work.data);
   const { diagonal, offDiagonal, reflectors } = tridiagonalise(blas, window(work));

@@ -1,6 +1,6 @@
 import { fail, ShapeError } from "../errors.ts";
 import { plainBlas } from "./blas.ts";
-import type { LinalgOptions } from "./blas.ts";
+import type { Blas, LinalgOptions } from "./blas.ts";
 import { matrix, requireFinite, requireSquare, scaleToOne, size, window } from "./matrix.ts";
 import type { Matrix } from "./matrix.ts";
 import { tridiagonalEigenvectors } from "./steps/divide-and-conquer.ts";
@@ -48,13 +48,17 @@ export function eighHermitian(re: Matrix, im: Matrix, options: LinalgOptions = {
     fail(ShapeError, "eighHermitian", "sizes of real and imaginary part differ", ...sizes);
   }
   requireFinite("eighHermitian", re, im);
+  const blas = options.blas ?? plainBlas;
+  return blas.withStorage(4 * re.rows ** 2 + 4096, () => decompose(blas, re, im));
+}
+
+function decompose(blas: Blas, re: Matrix, im: Matrix): EighHermitian {
   const n = re.rows;
   const a = hermitianCopy(re, im);
   const factor = scaleToOne(a.re.data, a.im.data);
   const reduced = tridiagonalise(a);
   const { diagonal, offDiagonal } = reduced;
   const subject = { operation: "eighHermitian", shape: size(n, n) };
-  const blas = options.blas ?? plainBlas;
   const real = tridiagonalEigenvectors(blas, diagonal, offDiagonal, subject);
   const rows = { re: matrix(n, n), im: matrix(n, n) };
   for (let i = 0; i < n; i++) {

@@ -1,6 +1,6 @@
 import { block, part, plainBlas, rowVector, transposed } from "./blas.ts";
 import type { Blas, LinalgOptions } from "./blas.ts";
-import { identity, matrix, requireFinite, window } from "./matrix.ts";
+import { matrix, requireFinite, window } from "./matrix.ts";
 import type { Matrix } from "./matrix.ts";
 import { negateRow } from "./steps/givens.ts";
 import {
@@ -39,9 +39,17 @@ export interface Qr {
 export function qr(a: Matrix, options: LinalgOptions = {}): Qr {
   requireFinite("qr", a);
   const blas = options.blas ?? plainBlas;
+  const rank = Math.min(a.rows, a.cols);
+  const storage = a.rows * (a.cols + rank) + 300 * (a.rows + a.cols) + 8192;
+  return blas.withStorage(storage, () => decompose(blas, a));
+}
+
+function decompose(blas: Blas, a: Matrix): Qr {
   const { reflectors, r } = reduceToTriangle(blas, a);
-  const q = identity(a.rows, r.rows);
-  applyReflectors(blas, reflectors, window(q));
+  const work = block(blas.allocate(a.rows * r.rows), a.rows, r.rows);
+  for (let i = 0; i < r.rows; i++) work.data[i * (r.rows + 1)] = 1;
+  applyReflectors(blas, reflectors, work);
+  const q = matrix(a.rows, r.rows, work.data.slice());
   for (let i = 0; i < r.rows; i++) {
     if (r.data[i * r.cols + i]! < 0) {
       negateRow(window(r), i);

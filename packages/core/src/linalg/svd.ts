@@ -46,6 +46,12 @@ const TALL = 1.6;
 export function svd(a: Matrix, options: LinalgOptions = {}): Svd {
   requireFinite("svd", a);
   const blas = options.blas ?? plainBlas;
+  const [long, short] = [Math.max(a.rows, a.cols), Math.min(a.rows, a.cols)];
+  const storage = 3 * long * short + 7 * short ** 2 + 300 * (long + short) + 8192;
+  return blas.withStorage(storage, () => decompose(blas, a));
+}
+
+function decompose(blas: Blas, a: Matrix): Svd {
   const isWide = a.rows < a.cols;
   const input = copy(blas, isWide ? transposed(window(a)) : window(a));
   const factor = scaleToOne(input.data);

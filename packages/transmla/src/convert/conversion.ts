@@ -49,7 +49,7 @@ export interface Conversion {
 export interface PlanOptions {
   /** How the result will be stored; `f32` when absent. */
   readonly dtype?: OutputDType | undefined;
-  /** Where a method that calibrates runs the source. */
+  /** Where a method that calibrates runs the source; every method computes in f64 with its `blas`. */
   readonly backend?: Backend | undefined;
 }
 
@@ -89,7 +89,7 @@ export function planConversion(
 function createMethod(source: GroupedSource, options: ConversionMethod & PlanOptions): Method {
   switch (options.method) {
     case "factored":
-      return factored(source, options.init ?? "svd");
+      return factored(source, options.init ?? "svd", options.backend);
     case "merged":
       return merged(source, options.dtype ?? "f32");
     case "latent":
@@ -118,7 +118,7 @@ export function planTensors(
   return plan;
 }
 
-function factored(source: GroupedSource, init: FactoredInit): Method {
+function factored(source: GroupedSource, init: FactoredInit, backend: Backend | undefined): Method {
   const { json, config, attention, weights } = source;
   const rank = (projection: string): number => {
     const biased = weights.has(`${layerPrefix(0)}self_attn.${projection}.bias`);
@@ -128,7 +128,7 @@ function factored(source: GroupedSource, init: FactoredInit): Method {
     config: factoredConfig(json, { keyRank: rank("k_proj"), valueRank: rank("v_proj") }, init),
     has: (name) => weights.has(name.replace(/\.([kv])_a_proj\.bias$/, ".$1_proj.bias")),
     attention: async (layer) =>
-      factoredTensors(await readAttention(source, layer), attention, init),
+      factoredTensors(await readAttention(source, layer), attention, init, { blas: backend?.blas }),
     carried: (name) => ({ from: name, scale: 1 }),
   };
 }

@@ -18,7 +18,7 @@ import type { OutputDType } from "./merged.ts";
 export type ConvertOptions = ConversionMethod & {
   /** The dtype of the result; each weight is rounded to it once, from f64. `f32` when absent. */
   readonly dtype?: OutputDType | undefined;
-  /** Where a method that calibrates runs the source; not used by {@link convert}, which has the model's. */
+  /** Where a method calibrates, and whose `blas` all methods compute with; {@link convert} takes the model's. */
   readonly backend?: Backend | undefined;
   /** Called after each tensor. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;

@@ -1,4 +1,4 @@
-import { svd, type Matrix } from "@transmla/core/linalg";
+import { svd, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
 import type { GroupedAttention, HuggingFaceConfig } from "../model/config/model-config.ts";
 import type { GroupedWeights, Linear } from "../model/weights.ts";
@@ -34,11 +34,13 @@ function repeatedRows({ heads, kvHeads, headDim }: GroupedAttention): number[] {
  * @param projection - `weight [g d, hidden]`, and a bias that is rotated along as one more input column.
  * @param c - The attention of the source.
  * @param init - `svd` gives downᵀ and up with the same Gram matrix (the singular values), `identity` the projection and S.
+ * @param options - The kernels.
  */
 export function factorProjection(
   projection: Linear<HostTensor>,
   c: GroupedAttention,
   init: FactoredInit,
+  options: LinalgOptions = {},
 ): Factors {
   const rows = repeatedRows(c);
   if (init === "identity") {
@@ -47,7 +49,7 @@ export function factorProjection(
     rows.forEach((source, row) => (up.data[row * rank + source] = 1));
     return { down: projection, up };
   }
-  const { u, s, v } = svd(withBiasColumn(projection));
+  const { u, s, v } = svd(withBiasColumn(projection), options);
   const repeats = c.heads / c.kvHeads;
   const rank = s.length;
   const hidden = projection.weight.shape[1]!;
@@ -85,11 +87,13 @@ function withBiasColumn({ weight, bias }: Linear<HostTensor>): Matrix {
  * @param w - The source layer.
  * @param c - Its attention.
  * @param init - The factorisation.
+ * @param options - The kernels.
  */
 export function factoredTensors(
   w: GroupedWeights<HostTensor>,
   c: GroupedAttention,
   init: FactoredInit,
+  options: LinalgOptions = {},
 ): Record<string, HostTensor> {
   const out: Record<string, HostTensor> = {};
   const put = (name: string, { weight, bias }: Linear<HostTensor>): void => {
@@ -104,7 +108,7 @@ export function factoredTensors(
     ["k", w.k],
     ["v", w.v],
   ] as const) {
-    const { down, up } = factorProjection(projection, c, init);
+    const { down, up } = factorProjection(projection, c, init, options);
     put(`${name}_a_proj`, down);
     out[`${name}_b_proj.weight`] = up;
   }

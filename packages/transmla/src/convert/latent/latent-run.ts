@@ -1,5 +1,4 @@
 import type { Backend } from "@transmla/core";
-import type { LinalgOptions } from "@transmla/core/linalg";
 
 import { layerPrefix } from "../../model/bind-weights.ts";
 import type { GroupedAttention, ModelConfig } from "../../model/config/model-config.ts";
@@ -11,8 +10,8 @@ import type { CompleteRecipe } from "./recipe.ts";
 import type { SourceAttention } from "./source-layer.ts";
 
 /** What a run needs. */
-export interface LatentRunOptions extends LinalgOptions {
-  /** Where the original model runs over the calibration windows. */
+export interface LatentRunOptions {
+  /** Where the original model runs over the calibration windows; its kernels in f64 serve the linear algebra. */
   readonly backend: Backend;
   /** Token ids. */
   readonly windows: readonly (readonly number[])[];
@@ -63,8 +62,9 @@ export class LatentRun implements Disposable {
     const { norms } = this.#config;
     const source = await this.#sourceAttention(layer);
     using inputs = this.#stream.inputs(await this.#read(`${prefix}${norms.attention}.weight`));
-    using calibrated = await calibrateLayer(source, inputs, this.#options);
-    const converted = await convertLayer(source, inputs, calibrated, recipe, this.#options);
+    const linalg = { blas: backend.blas };
+    using calibrated = await calibrateLayer(source, inputs, linalg);
+    const converted = await convertLayer(source, inputs, calibrated, recipe, linalg);
     if (this.#next < this.#config.layers) {
       this.#stream.advance(layer, calibrated.outputs, {
         norm: await this.#read(`${prefix}${norms.feedForward}.weight`),
