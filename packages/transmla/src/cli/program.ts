@@ -158,6 +158,14 @@ function addModelCommands(program: Command, run: Run): void {
       ]),
     )
     .addOption(
+      new Option(
+        "--target <name>",
+        "who runs the result of --method merged: transformers, or own: this library, for any model",
+      )
+        .choices(["transformers", "own"])
+        .default("transformers"),
+    )
+    .addOption(
       new Option("--dtype <dtype>", "of the stored weights")
         .choices(["f32", "bf16"])
         .default("f32"),

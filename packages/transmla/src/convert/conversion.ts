@@ -7,12 +7,13 @@ import { fusedParts, type FusedPart } from "../model/fused-projections.ts";
 import { NamedTensors } from "../model/named-tensors.ts";
 import type { GroupedWeights, WeightStore } from "../model/weights.ts";
 import { deepseekLimit } from "./deepseek-limits.ts";
-import { factoredConfig, factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
+import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";
 import { latentMethod } from "./latent/method.ts";
 import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
 import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
+import { ownConfig, ownMergedTensors } from "./own-format.ts";
 
 export type { WeightReader } from "./method.ts";
 
@@ -25,8 +26,10 @@ export type ConversionMethod =
       readonly init?: FactoredInit | undefined;
     }
   | {
-      /** All heads share one key of the width of all kv heads: exact, and a vanilla DeepSeek-V3 model. */
+      /** All heads share one key of the width of all kv heads: exact. */
       readonly method: "merged";
+      /** `transformers` when absent: a vanilla DeepSeek-V3 model. `own`: any model, in the format of this library. */
+      readonly target?: "transformers" | "own" | undefined;
     }
   | (LatentRecipe & {
       /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
@@ -91,7 +94,7 @@ function createMethod(source: GroupedSource, options: ConversionMethod & PlanOpt
     case "factored":
       return factored(source, options.init ?? "svd", options.backend);
     case "merged":
-      return merged(source, options.dtype ?? "f32");
+      return options.target === "own" ? ownMerged(source) : merged(source, options.dtype ?? "f32");
     case "latent":
       return latentMethod(source, options, options.calibration, options.backend);
   }
@@ -125,7 +128,12 @@ function factored(source: GroupedSource, init: FactoredInit, backend: Backend | 
     return factoredRank(attention, init, config.hiddenSize + Number(biased));
   };
   return {
-    config: factoredConfig(json, { keyRank: rank("k_proj"), valueRank: rank("v_proj") }, init),
+    config: ownConfig(json, {
+      method: "factored",
+      init,
+      key_rank: rank("k_proj"),
+      value_rank: rank("v_proj"),
+    }),
     has: (name) => weights.has(name.replace(/\.([kv])_a_proj\.bias$/, ".$1_proj.bias")),
     attention: async (layer) =>
       factoredTensors(await readAttention(source, layer), attention, init, { blas: backend?.blas }),
@@ -138,8 +146,12 @@ function merged(source: GroupedSource, dtype: OutputDType): Method {
   const { names } = weights;
   const missing = deepseekLimit(config, names);
   if (missing !== undefined) {
-    const problem = `merged writes DeepSeek-V3, which has no ${missing}; use --method factored`;
-    fail(UnsupportedError, "convert", problem);
+    const problem = `merged writes DeepSeek-V3, which has no ${missing}`;
+    fail(
+      UnsupportedError,
+      "convert",
+      `${problem}; for the runtime of this library use --target own`,
+    );
   }
   const biased = names.some((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
   // One epsilon in all norms is read alike by every version of Transformers. In bf16 the factor would round embeddings,
@@ -154,6 +166,21 @@ function merged(source: GroupedSource, dtype: OutputDType): Method {
     attention: async (layer) =>
       mergedTensors(await readAttention(source, layer), attention, residual, dtype),
     carried: carriedUnder(source, residual),
+  };
+}
+
+function ownMerged(source: GroupedSource): Method {
+  const { json, attention, weights } = source;
+  const has = (name: string): boolean => {
+    const [layer, fused] = name.split("kv_a_proj_with_mqa");
+    if (fused === undefined) return weights.has(name);
+    return weights.has(`${layer}k_proj${fused}`) || weights.has(`${layer}v_proj${fused}`);
+  };
+  return {
+    config: ownConfig(json, { method: "merged" }),
+    has,
+    attention: async (layer) => ownMergedTensors(await readAttention(source, layer), attention),
+    carried: (name) => ({ from: name, scale: 1 }),
   };
 }
 

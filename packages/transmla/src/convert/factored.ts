@@ -1,6 +1,6 @@
 import { svd, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
-import type { GroupedAttention, HuggingFaceConfig } from "../model/config/model-config.ts";
+import type { GroupedAttention } from "../model/config/model-config.ts";
 import type { GroupedWeights, Linear } from "../model/weights.ts";
 import { asMatrix, range, zeros, type HostTensor } from "./host-tensor.ts";
 
@@ -125,32 +125,4 @@ export function factoredTensors(
 export function factoredRank(c: GroupedAttention, init: FactoredInit, inputs: number): number {
   const rank = c.kvHeads * c.headDim;
   return init === "identity" ? rank : Math.min(rank, inputs);
-}
-
-/**
- * The configuration of a factored model, in the format of this library: no stock runtime has this attention, so the
- * model type is our own and they refuse it by name.
- *
- * @param source - The configuration of the source.
- * @param ranks - The widths of the latents.
- * @param init - The factorisation, for the record.
- */
-export function factoredConfig(
-  source: HuggingFaceConfig,
-  ranks: { readonly keyRank: number; readonly valueRank: number },
-  init: FactoredInit,
-): HuggingFaceConfig {
-  return {
-    ...source,
-    architectures: ["TransmlaForCausalLM"],
-    model_type: "transmla",
-    transmla: {
-      version: 1,
-      method: "factored",
-      init,
-      source_model_type: source["model_type"],
-      key_rank: ranks.keyRank,
-      value_rank: ranks.valueRank,
-    },
-  };
 }

@@ -124,7 +124,10 @@ export function factoredAttention(
   return linear(y.reshape([T, c.heads * c.headDim]), w.o);
 }
 
-/** Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) over `x[T, hidden]`. */
+/**
+ * Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) over `x[T, hidden]`. Rope parts that are
+ * several heads side by side are normalised and rotated head by head.
+ */
 export function latentAttention(
   x: Tensor,
   w: LatentWeights<Tensor>,
@@ -134,15 +137,16 @@ export function latentAttention(
   const T = x.shape[0]!;
   const queries = latentQueries(x, w.query).reshape([T, c.heads, c.nopeDim + c.ropeDim]);
   const qNope = queries.slice(2, 0, c.nopeDim); // [T, H, nope]
-  const qRope = context.rotate(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim));
+  const ropeHeads = (rows: Tensor, heads: number, norm: Tensor | undefined): Tensor => {
+    const blocks = rows.reshape([T, (heads * c.ropeDim) / c.blockDim, c.blockDim]);
+    return context.rotate(headNorm(blocks, norm, context)).reshape([T, heads, c.ropeDim]);
+  };
+  const qRope = ropeHeads(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim), c.heads, w.queryNorm);
 
   const down = linear(x, w.down);
-  const latent = rmsNorm(down.slice(1, 0, c.latentRank), w.norm, {
-    eps: LATENT_NORM_EPS,
-    offset: 0,
-  });
-  const ropeRows = down.slice(1, c.latentRank, c.latentRank + c.ropeDim).reshape([T, 1, c.ropeDim]);
-  const kRope = context.rotate(ropeRows);
+  const rows = down.slice(1, 0, c.latentRank);
+  const latent = w.norm ? rmsNorm(rows, w.norm, { eps: LATENT_NORM_EPS, offset: 0 }) : rows;
+  const kRope = ropeHeads(down.slice(1, c.latentRank, c.latentRank + c.ropeDim), 1, w.keyNorm);
   const cached = context.cache.append(
     "latent",
     concat([latent.reshape([T, 1, c.latentRank]), kRope], 2),
@@ -184,11 +188,18 @@ type Attend = (
 /** Folds the key up-projection into the queries and the value one behind the scores: one shared key head, no expansion. */
 const absorbedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
   const both = w.up.weight.reshape([c.heads, c.nopeDim + c.valueDim, c.latentRank]);
-  const keyUp = both.slice(1, 0, c.nopeDim); // [H, nope, R]
   const valueUp = both.slice(1, c.nopeDim, c.nopeDim + c.valueDim); // [H, value, R]
-  const qLatent = matmul(qNope.permute(1, 0, 2), keyUp).permute(1, 0, 2); // [T, H, R]
   const values = cached.slice(2, 0, c.latentRank);
-  const y = attention(concat([qLatent, qRope], 2), cached, values, masked(c.scale, context)); // [T, H, R]
+  const scores = masked(c.scale, context);
+  let y: Tensor; // [T, H, R]
+  if (c.nopeDim === 0) {
+    const keys = cached.slice(2, c.latentRank, c.latentRank + c.ropeDim);
+    y = attention(qRope, keys, values, scores);
+  } else {
+    const keyUp = both.slice(1, 0, c.nopeDim); // [H, nope, R]
+    const qLatent = matmul(qNope.permute(1, 0, 2), keyUp).permute(1, 0, 2); // [T, H, R]
+    y = attention(concat([qLatent, qRope], 2), cached, values, scores);
+  }
   return matmul(y.permute(1, 0, 2), valueUp.transpose()).permute(1, 0, 2); // [T, H, value]
 };
 
@@ -200,7 +211,8 @@ const expandedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
   const kRope = cached
     .slice(2, c.latentRank, c.latentRank + c.ropeDim)
     .expand([S, c.heads, c.ropeDim]);
-  const keys = concat([both.slice(2, 0, c.nopeDim), kRope], 2); // [S, H, nope + rope]
   const values = both.slice(2, c.nopeDim, c.nopeDim + c.valueDim); // [S, H, value]
+  if (c.nopeDim === 0) return attention(qRope, kRope, values, masked(c.scale, context));
+  const keys = concat([both.slice(2, 0, c.nopeDim), kRope], 2); // [S, H, nope + rope]
   return attention(concat([qNope, qRope], 2), keys, values, masked(c.scale, context));
 };

@@ -168,6 +168,7 @@ export function bindAttention<T>(
         ...bindLatent(take, attention, hiddenSize, (name, size) =>
           store.take(prefix + name, [size]),
         ),
+        ...headNorms(attention.blockDim),
       };
   }
 }
@@ -207,7 +208,7 @@ function bindLatent<T>(
   c: LatentAttention,
   hidden: number,
   takeNorm: (name: string, size: number) => T,
-): LatentWeights<T> {
+): Omit<LatentWeights<T>, keyof HeadNorms<T>> {
   const queries = c.heads * (c.nopeDim + c.ropeDim);
   const query: LatentQueryWeights<T> =
     c.queryRank === undefined
@@ -221,7 +222,7 @@ function bindLatent<T>(
   return {
     query,
     down: take("kv_a_proj_with_mqa", c.latentRank + c.ropeDim, hidden),
-    norm: takeNorm("kv_a_layernorm.weight", c.latentRank),
+    norm: c.normed ? takeNorm("kv_a_layernorm.weight", c.latentRank) : undefined,
     up: take("kv_b_proj", c.heads * (c.nopeDim + c.valueDim), c.latentRank),
     o: take("o_proj", hidden, c.heads * c.valueDim),
   };

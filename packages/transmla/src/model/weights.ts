@@ -46,12 +46,12 @@ export type LatentQueryWeights<T> =
     };
 
 /** Multi-head latent attention with the names of DeepSeek-V3. */
-export interface LatentWeights<T> {
+export interface LatentWeights<T> extends HeadNorms<T> {
   readonly query: LatentQueryWeights<T>;
   /** `kv_a_proj_with_mqa`: latent rows, then the rows of the shared rope key. */
   readonly down: Linear<T>;
-  /** `kv_a_layernorm`. */
-  readonly norm: T;
+  /** `kv_a_layernorm`, where latents are normalised. */
+  readonly norm: T | undefined;
   /** `kv_b_proj`: for each head its nope keys, then its values. */
   readonly up: Linear<T>;
   readonly o: Linear<T>;

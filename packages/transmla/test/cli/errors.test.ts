@@ -191,7 +191,7 @@ test("a sliding window that DeepSeek-V3 cannot express", async () => {
   await expectError(
     await convertMerged(),
     1,
-    "convert: merged writes DeepSeek-V3, which has no sliding window (sliding_window = 64, max_position_embeddings = 512); use --method factored",
+    "convert: merged writes DeepSeek-V3, which has no sliding window (sliding_window = 64, max_position_embeddings = 512); for the runtime of this library use --target own",
   );
 });
 

@@ -8,6 +8,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { convert } from "../../src/convert/convert.ts";
 import { compare } from "../../src/evaluate/evaluate.ts";
 import { loadModel } from "../../src/load.ts";
+import { cacheWidth } from "../../src/model/config/model-config.ts";
 import type { Model } from "../../src/model/model.ts";
 import { hasShared, shared } from "../shared.ts";
 
@@ -76,6 +77,17 @@ describe.skipIf(!hasShared("fixtures/models"))("conversions", () => {
     using merged = await convert(source, { method: "merged" });
     expect(await largestDifference(name, source, [merged])).toBeLessThan(1e-4);
   });
+
+  test.each([...mergeable, ...refused.map(([name]) => name)])(
+    "merged is exact for %s in the runtime of this library",
+    async (name) => {
+      using source = await open(name);
+      using merged = await convert(source, { method: "merged", target: "own" });
+      expect(merged.config.attention.kind).toBe("latent");
+      expect(cacheWidth(merged.config.attention)).toBe(cacheWidth(source.config.attention));
+      expect(await largestDifference(name, source, [merged])).toBeLessThan(1e-4);
+    },
+  );
 
   test.each(refused)("merged is refused for %s: no %s", async (name, missing) => {
     using source = await open(name);

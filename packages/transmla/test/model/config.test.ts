@@ -173,6 +173,10 @@ test.each([
     "config.json: partial_rotary_factor = 0.4 rotates 3 of 8 components; it must be an even number of them",
   ],
   [{ transmla: { version: 2 } }, "config.json: transmla.version = 2 is not supported; known: 1"],
+  [
+    { transmla: { version: 1, source_model_type: "llama", method: "folded" } },
+    'config.json: transmla.method = "folded" is not supported; known: factored, merged',
+  ],
 ])("refuses %j", (change, message) => {
   expect(() => parseConfig({ ...llama, ...change })).toThrow(message);
 });

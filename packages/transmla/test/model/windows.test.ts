@@ -2,6 +2,7 @@
 import { cpuBackend } from "@transmla/backend-cpu";
 import { afterEach, describe, expect, test } from "vitest";
 
+import type { ConversionMethod } from "../../src/convert/conversion.ts";
 import { convert } from "../../src/convert/convert.ts";
 import type { Model } from "../../src/model/model.ts";
 import { modelLogits, onBackend, sourceModel } from "../spec/inputs/models.ts";
@@ -35,12 +36,18 @@ const cut = (size: number): number[][] =>
     ids.slice(i * size, (i + 1) * size),
   );
 
-describe.each(["grouped", "factored"] as const)("%s attention", (kind) => {
+const forms: Readonly<Record<string, ConversionMethod | undefined>> = {
+  grouped: undefined,
+  factored: { method: "factored" },
+  merged: { method: "merged", target: "own" },
+};
+
+describe.each(Object.entries(forms))("%s attention", (_, form) => {
   test.each([1, 7, 63, 64, 100])(
     "in pieces of %i tokens gives the logits of one pass",
     async (size) => {
       using source = windowed();
-      using model = kind === "grouped" ? source : await convert(source, { method: "factored" });
+      using model = form ? await convert(source, form) : source;
       const whole = await modelLogits(model, [ids]);
       const pieces = await modelLogits(model, cut(size));
       const largest = Math.max(

@@ -1,4 +1,5 @@
 // The merged conversion as a whole: its checkpoint, run by code that knows nothing of it, gives the logits of the source.
+import { fc } from "@fast-check/vitest";
 import { expect } from "vitest";
 
 import { relativeError, SINGLE } from "./errors.ts";
@@ -39,6 +40,26 @@ backendProperty(
     const source = sourceModel(size);
     const expected = decoderLogits(source.tokens, source.json, source.tensors);
     using model = onBackend(backend, await converted(source, { method: "merged" }));
+    for (const latentForm of ["absorbed", "expanded"] as const) {
+      const logits = await modelLogits(model, [source.tokens], { latentForm });
+      expect(relativeError(logits, expected)).toBeLessThan(SINGLE);
+    }
+  },
+);
+
+backendProperty(
+  {
+    id: "P42",
+    statement:
+      "merged for the runtime of this library, which normalises each head inside the merged key, a model with norms of heads gives the logits of the source, and so does one with experts",
+    tolerance: "1e-4 relative, f32",
+  },
+  [sourceSizes, fc.constantFrom("qwen3" as const, "mixtral" as const)],
+  async (backend, size, family) => {
+    const source = sourceModel({ ...size, family, eps: 1e-6 });
+    const expected = decoderLogits(source.tokens, source.json, source.tensors);
+    const merged = await converted(source, { method: "merged", target: "own" });
+    using model = onBackend(backend, merged);
     for (const latentForm of ["absorbed", "expanded"] as const) {
       const logits = await modelLogits(model, [source.tokens], { latentForm });
       expect(relativeError(logits, expected)).toBeLessThan(SINGLE);

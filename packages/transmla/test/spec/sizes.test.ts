@@ -41,6 +41,8 @@ property(
     const latent = {
       latentRank: r,
       ropeDim: dr,
+      blockDim: dr,
+      normed: true,
       nopeDim: dn,
       valueDim: dv,
       queryRank: undefined,
@@ -73,9 +75,10 @@ property(
   },
   [],
   () => {
-    const latent = { kind: "latent", latentRank: 512, ropeDim: 64 } as const;
+    const latent = { kind: "latent", latentRank: 512, ropeDim: 64, blockDim: 64 } as const;
     const compressed = cacheWidth({
       ...latent,
+      normed: true,
       heads: 32,
       nopeDim: 128,
       valueDim: 128,

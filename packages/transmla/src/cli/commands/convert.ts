@@ -15,6 +15,7 @@ import { formatCount, formatSmall } from "../report.ts";
 export interface ConvertCommandOptions extends LatentOptions {
   readonly method: ConversionMethod["method"];
   readonly init?: "svd" | "identity";
+  readonly target: "transformers" | "own";
   readonly dtype: OutputDType;
 }
 
@@ -81,7 +82,7 @@ async function chooseMethod(
     case "factored":
       return { method: "factored", init: options.init };
     case "merged":
-      return { method: "merged" };
+      return { method: "merged", target: options.target };
     case "latent":
       return latentConversion(from, folder, options, context);
   }

@@ -13,6 +13,7 @@ import { refuseChangingFields } from "./known-fields.ts";
 import type {
   AttentionConfig,
   ExpertsConfig,
+  GroupedAttention,
   ModelConfig,
   NormNames,
   RopeConfig,
@@ -225,7 +226,7 @@ function readActivation(fields: Fields, row: Family): GateFunction {
 }
 
 function readUsualRope(fields: Fields, attention: AttentionConfig, row: Family): RopeConfig {
-  const headDim = attention.kind === "latent" ? attention.ropeDim : attention.headDim;
+  const headDim = attention.kind === "latent" ? attention.blockDim : attention.headDim;
   const source = ropeSource(fields);
   const nested = source.scaling?.has("full_attention")
     ? source.scaling.object("full_attention")
@@ -249,17 +250,34 @@ function readAttention(fields: Fields, own: Fields | undefined, row: Family): At
   const headDim = fields.size("head_dim", row.headDim ?? hidden / heads, MAX_HEAD);
   if (headDim % 2 !== 0) fields.refuse("head_dim", "must be even");
   const scale = fields.positive("query_pre_attn_scalar", headDim) ** -0.5;
-  if (own) {
-    const { keyRank, valueRank } = {
-      keyRank: own.size("key_rank"),
-      valueRank: own.size("value_rank"),
-    };
-    return { kind: "factored", heads, headDim, keyRank, valueRank, scale };
-  }
   const kvHeads = fields.size("num_key_value_heads", heads);
   if (heads % kvHeads !== 0)
     fields.refuse("num_key_value_heads", `must divide num_attention_heads = ${heads}`);
-  return { kind: "grouped", heads, kvHeads, headDim, scale };
+  const grouped = { kind: "grouped", heads, kvHeads, headDim, scale } as const;
+  return own ? readOwnAttention(own, grouped) : grouped;
+}
+
+/** The attention of a model in the format of this library, from that of its source. */
+function readOwnAttention(own: Fields, source: GroupedAttention): AttentionConfig {
+  const { heads, kvHeads, headDim, scale } = source;
+  const method = own.text("method");
+  if (method === "factored") {
+    const [keyRank, valueRank] = [own.size("key_rank"), own.size("value_rank")];
+    return { kind: "factored", heads, headDim, keyRank, valueRank, scale };
+  }
+  if (method !== "merged") own.refuse("method", "is not supported; known: factored, merged");
+  return {
+    kind: "latent",
+    heads,
+    queryRank: undefined,
+    latentRank: kvHeads * headDim,
+    ropeDim: kvHeads * headDim,
+    blockDim: headDim,
+    nopeDim: 0,
+    valueDim: headDim,
+    normed: false,
+    scale,
+  };
 }
 
 function readLatentAttention(fields: Fields, heads: number, row: Family): AttentionConfig {
@@ -272,8 +290,10 @@ function readLatentAttention(fields: Fields, heads: number, row: Family): Attent
     queryRank: fields.has("q_lora_rank") ? fields.size("q_lora_rank") : undefined,
     latentRank: fields.size("kv_lora_rank"),
     ropeDim,
+    blockDim: ropeDim,
     nopeDim,
     valueDim: fields.size("v_head_dim"),
+    normed: true,
     scale: (nopeDim + ropeDim) ** -0.5 * (row.scalesScores ? scoreScale(ropeSource(fields)) : 1),
   };
 }

@@ -144,10 +144,14 @@ export interface LatentAttention {
   readonly latentRank: number;
   /** d_r: the width of the shared rope key. */
   readonly ropeDim: number;
+  /** The width that is normalised and rotated as one head: d_r, or less where the shared key is several side by side. */
+  readonly blockDim: number;
   /** d_n: the width of a head's keys without RoPE. */
   readonly nopeDim: number;
   /** d_v: the width of a head's values. */
   readonly valueDim: number;
+  /** Whether latents are normalised, as in DeepSeek. */
+  readonly normed: boolean;
   /** Factor of the scores. */
   readonly scale: number;
 }

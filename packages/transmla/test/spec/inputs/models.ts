@@ -31,7 +31,7 @@ const VOCABULARY = 64;
 
 /** A model with grouped-query attention. */
 export interface SourceSize {
-  readonly family: "llama" | "mistral" | "qwen2" | "mixtral";
+  readonly family: "llama" | "mistral" | "qwen2" | "qwen3" | "mixtral";
   readonly layers: number;
   readonly hidden: number;
   readonly heads: number;
@@ -98,6 +98,9 @@ export function sourceModel(size: SourceSize): TinyModel {
     builder.matrix(`${prefix}self_attn.v_proj`, kvHeads * headDim, hidden, qkvBias);
     builder.matrix(`${prefix}self_attn.o_proj`, hidden, heads * headDim, size.biased);
     builder.norms(prefix, hidden);
+    if (family === "qwen3") {
+      for (const name of ["q_norm", "k_norm"]) builder.norm(`${prefix}self_attn.${name}`, headDim);
+    }
     if (family === "mixtral") builder.experts(prefix, hidden, inner);
     else builder.feedForward(prefix, hidden, inner);
   }

@@ -1,4 +1,4 @@
-// A whole decoder in plain f64 loops, from config.json and the tensors of a checkpoint: LLaMA, Mistral, Qwen2, Mixtral
+// A whole decoder in plain f64 loops, from config.json and the tensors of a checkpoint: LLaMA, Mistral, Qwen2, Qwen3, Mixtral
 // with grouped-query attention, and DeepSeek-V3 without experts.
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
 import type { HuggingFaceConfig } from "../../../src/model/config/model-config.ts";
@@ -64,10 +64,10 @@ function attention(x: Rows, json: HuggingFaceConfig, tensors: Tensors, prefix: s
     headDim,
     scale: headDim ** -0.5,
   } as const;
-  return groupedAttention(x, weights, c, {
-    ...rotationOf(config.rope_parameters, headDim),
-    interleaved: false,
-  });
+  const [query, key] = ["q_norm", "k_norm"].map((name) => tensors.get(`${prefix}${name}.weight`));
+  const rope = { ...rotationOf(config.rope_parameters, headDim), interleaved: false };
+  const headNorms = query && key && { query: query.data, key: key.data };
+  return groupedAttention(x, weights, c, rope, headNorms && { headNorms });
 }
 
 /** SwiGLU: `down(silu(gate(x)) * up(x))`. */
