@@ -1,4 +1,12 @@
-import { fromF16Bits, toF16Bits, type DType } from "@transmla/core";
+import {
+  BLOCK_SIZE,
+  byteLength,
+  decodeBlock,
+  fromF16Bits,
+  toF16Bits,
+  type BlockDType,
+  type DType,
+} from "@transmla/core";
 
 import { isHalf } from "./kernel.ts";
 import type { Memory } from "./memory.ts";
@@ -136,4 +144,26 @@ export function asFloats(
   if (!isHalf(dtype)) return at;
   widen(memory, dtype, { at, step: 1 }, { at: scratch, step: 1 }, count);
   return scratch;
+}
+
+/**
+ * Widens adjacent elements of blocks to f32.
+ *
+ * @param memory - Where both lie.
+ * @param dtype - What the source holds.
+ * @param from - The address of the first block.
+ * @param to - The target, in f32.
+ * @param count - How many elements.
+ */
+export function widenBlocks(
+  { f32, u8 }: Memory,
+  dtype: BlockDType,
+  from: number,
+  to: number,
+  count: number,
+): void {
+  for (let i = 0; i < count; i += BLOCK_SIZE) {
+    const elements = Math.min(BLOCK_SIZE, count - i);
+    decodeBlock(dtype, u8, from + byteLength(dtype, i), f32, to + i, elements);
+  }
 }

@@ -1,4 +1,4 @@
-import { bytesPerElement, collapse, type DType, type Operand } from "@transmla/core";
+import { byteLength, collapse, isBlock, type DType, type Operand } from "@transmla/core";
 
 import type { CpuBuffer, Memory } from "./memory.ts";
 
@@ -23,12 +23,23 @@ export function isHalf(dtype: DType): dtype is "f16" | "bf16" {
 }
 
 /**
- * The index of an operand's first element in the view of the memory that has its width.
+ * The index of an operand's first element in the view of the memory that has its width. Blocks have no such view: their
+ * elements are counted from the start of the buffer, where {@link baseOf} tells.
  *
  * @param operand - Any operand.
  */
 export function startOf(operand: CpuOperand): number {
-  return operand.buffer.byteOffset / bytesPerElement[operand.dtype] + operand.offset;
+  const { dtype, buffer, offset } = operand;
+  return isBlock(dtype) ? offset : buffer.byteOffset / byteLength(dtype, 1) + offset;
+}
+
+/**
+ * The address from which the elements of an operand are counted: 0 for the whole memory.
+ *
+ * @param operand - Any operand.
+ */
+export function baseOf({ dtype, buffer }: CpuOperand): number {
+  return isBlock(dtype) ? buffer.byteOffset : 0;
 }
 
 /**

@@ -46,6 +46,8 @@ export class Memory {
   u32: Uint32Array = new Uint32Array(0);
   /** The whole memory as u16: the bits of f16 and bf16. */
   u16: Uint16Array = new Uint16Array(0);
+  /** The whole memory as bytes: blocks. */
+  u8: Uint8Array = new Uint8Array(0);
 
   /** The WebAssembly kernels over this memory, where there are any. */
   simd: Kernels | null;
@@ -214,6 +216,7 @@ export class Memory {
     this.i32 = new Int32Array(buffer);
     this.u32 = new Uint32Array(buffer);
     this.u16 = new Uint16Array(buffer);
+    this.u8 = new Uint8Array(buffer);
   }
 }
 

@@ -1,10 +1,11 @@
 import type { Backend, Kernel, Operand, Ops } from "./backend.ts";
+import { isAligned, isBlock } from "./blocks.ts";
 import type { DType } from "./dtype.ts";
 import { runElementwise } from "./elementwise.ts";
 import { fail, ShapeError } from "./errors.ts";
 import { scope } from "./scope.ts";
 import type { Shape } from "./shape.ts";
-import { copied, empty, type Tensor } from "./tensor.ts";
+import { empty, operandCopy, type Tensor } from "./tensor.ts";
 
 /** What a fused operation means: its result from primitives and other fused operations. */
 export type Composition<Attributes> = (inputs: readonly Tensor[], attributes: Attributes) => Tensor;
@@ -52,7 +53,11 @@ export function apply<K extends keyof Ops>(
 }
 
 /** Whether the contract of views lets a kernel have an operand as it is. */
-function accepts(name: keyof Ops, position: number, { shape, strides }: Tensor): boolean {
+function accepts(name: keyof Ops, position: number, x: Tensor): boolean {
+  const { shape, strides } = x;
+  if (isBlock(x.dtype)) {
+    return name === "copy" || isAligned(x) || (name === "matmul" && isAligned(x, x.rank - 2));
+  }
   if (elementwise.has(name) || (name === "gather" && position === 0)) return true;
   const dense = (axis: number): boolean => (shape.at(axis) ?? 1) === 1 || strides.at(axis) === 1;
   return dense(-1) || (name === "matmul" && dense(-2));
@@ -70,7 +75,7 @@ function runKernel<A>(
   try {
     const operands = inputs.map((input, position): Operand<unknown> => {
       if (accepts(name, position, input) && !input.sharesMemoryWith(out)) return input;
-      const copy = copied(input);
+      const copy = operandCopy(input);
       made.push(copy);
       return copy;
     });

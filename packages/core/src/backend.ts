@@ -62,6 +62,12 @@ export interface AttentionAttributes {
  * strides and a transposed last pair of axes, one of which has stride 1; `gather` accepts any table strides. Every other
  * operand has a dense last axis: core copies it first where it has not. The stride of an axis of size 1 means nothing.
  * `out` is dense except for `copy`, where it may be any window.
+ *
+ * Blocks (`q8`, `q4`: see {@link DType}) may be `a` or `out` of `copy`, `b` of `matmul`, the table of `gather`, the weights
+ * of `expertMatmul`, and `k` and `v` of `attention`. Strides and offset count elements there too: element `i` of a buffer
+ * is number `i % 32` of block `floor(i / 32)`. `copy` reads blocks by any strides; everywhere else a view starts at a
+ * multiple of 32, has adjacent elements along its last axis (for a transposed `b` the last but one), and steps over
+ * multiples of 32 along all others; core widens other views to f32. The axis of the blocks may end inside one.
  */
 export interface PrimitiveOps {
   /** A ramp along the last axis, no inputs: `out[..., i] = start + step * i`. */
@@ -71,9 +77,13 @@ export interface PrimitiveOps {
     /** Added from one element of a row to the next. */
     readonly step: number;
   };
-  /** `out = a`, converting dtypes. */
+  /**
+   * `out = a`, converting dtypes. Blocks are copied to f32, and to blocks of their dtype as they are; blocks are made of
+   * f32. Where `out` holds blocks, its view is as above, both operands keep their last axis, and elements of a block
+   * beyond its end have no meaning afterwards.
+   */
   copy: {
-    /** Adds to what is there: `out += a`. */
+    /** Adds to what is there: `out += a`. Never with blocks. */
     readonly accumulate?: boolean;
   };
   /** `out = fn(scale * a + shift)`. */
@@ -95,9 +105,11 @@ export interface PrimitiveOps {
     /** The function. */
     readonly fn: ReduceFunction;
   };
-  /** `a[..., m, k] · b[..., k, n] → [..., m, n]`, accumulated in f32 at least; `b` may have another float dtype. */
+  /** `a[..., m, k] · b[..., k, n] → [..., m, n]`, accumulated in f32 at least; `b` may have another dtype.
+   * Where `b` holds blocks, `a` may be rounded to 16-bit integers that share a scale along 32 elements. */
   matmul: object;
-  /** `table[..., n, w], rows[..., k] → [..., k, w]`, `rows` of dtype i32 or u32. Rows outside the table give zeros. */
+  /** `table[..., n, w], rows[..., k] → [..., k, w]`, `rows` of dtype i32 or u32. Rows outside the table give zeros; blocks
+   * give f32. */
   gather: object;
   /** `a[..., n] → i32[..., k]`: indices of the k largest, largest first, lower index first among equals. */
   topK: {

@@ -1,19 +1,45 @@
+import {
+  BLOCK_SIZE,
+  blockBytes,
+  decodeBlock,
+  encodeBlock,
+  isBlock,
+  type BlockDType,
+} from "./blocks.ts";
 import { ArgumentError, fail } from "./errors.ts";
 
-/** The element types of tensors. `f16` and `bf16` are stored as their 16 bits; arithmetic is done in f32. */
-export type DType = "f32" | "f16" | "bf16" | "i32" | "u32";
+/**
+ * The element types of tensors. `f16` and `bf16` are stored as their 16 bits; arithmetic is done in f32. `q8` and `q4` are
+ * for weights and caches: blocks of 32 elements along the last axis, which is a multiple of 32 long. A block is an f32
+ * scale and 32 integers, little-endian: for `q8` 32 bytes, each `element / scale`; for `q4` 16 bytes, each holding
+ * `element / scale + 8` of element i in its low and of element i + 16 in its high four bits. With the scale narrowed to
+ * f16 these are the blocks `Q8_0` and `Q4_0` of GGUF, which they hold exactly.
+ */
+export type DType = "f32" | "f16" | "bf16" | "i32" | "u32" | BlockDType;
 
-/** The host arrays that hold tensor elements; `f16` and `bf16` travel as their bits. */
-export type HostArray = Float32Array | Int32Array | Uint32Array | Uint16Array;
+/** The host arrays that hold tensor elements; `f16` and `bf16` travel as their bits, `q8` and `q4` as their blocks. */
+export type HostArray = Float32Array | Int32Array | Uint32Array | Uint16Array | Uint8Array;
 
-/** Bytes of one element. */
-export const bytesPerElement: Readonly<Record<DType, number>> = {
+/** Bytes of the smallest piece that is stored: an element or a block. */
+const unitBytes: Readonly<Record<DType, number>> = {
   f32: 4,
   f16: 2,
   bf16: 2,
   i32: 4,
   u32: 4,
+  ...blockBytes,
 };
+
+/**
+ * Bytes that elements take.
+ *
+ * @param dtype - What they are.
+ * @param elements - How many; those of a block that is not full take a whole one.
+ */
+export function byteLength(dtype: DType, elements: number): number {
+  const units = isBlock(dtype) ? Math.ceil(elements / BLOCK_SIZE) : elements;
+  return units * unitBytes[dtype];
+}
 
 const scratchFloat = new Float32Array(1);
 const scratchBits = new Uint32Array(scratchFloat.buffer);
@@ -89,7 +115,7 @@ export function fromF16Bits(bits: number): number {
 /**
  * Rounds numbers to a dtype, once, to nearest even. Integer dtypes truncate towards zero.
  *
- * @param values - Numbers in any array.
+ * @param values - Numbers in any array; for `q8` and `q4` whole blocks.
  * @param dtype - The target.
  * @returns A new array of the dtype's host type.
  *
@@ -111,7 +137,30 @@ export function encode(values: ArrayLike<number>, dtype: DType): HostArray {
       return map16(values, toF16Bits);
     case "bf16":
       return map16(values, toBf16Bits);
+    case "q8":
+    case "q4":
+      return encodeBlocks(values, dtype);
   }
+}
+
+function encodeBlocks(values: ArrayLike<number>, dtype: BlockDType): Uint8Array {
+  if (values.length % BLOCK_SIZE !== 0) {
+    fail(ArgumentError, "encode", `${values.length} numbers are not whole blocks of ${dtype}`);
+  }
+  const out = new Uint8Array(byteLength(dtype, values.length));
+  for (let i = 0, at = 0; i < values.length; i += BLOCK_SIZE, at += blockBytes[dtype]) {
+    encodeBlock(dtype, values, i, out, at);
+  }
+  return out;
+}
+
+function decodeBlocks(blocks: Uint8Array, dtype: BlockDType): Float32Array {
+  const count = blocks.length / blockBytes[dtype];
+  const out = new Float32Array(count * BLOCK_SIZE);
+  for (let i = 0; i < count; i++) {
+    decodeBlock(dtype, blocks, i * blockBytes[dtype], out, i * BLOCK_SIZE);
+  }
+  return out;
 }
 
 function map16(values: ArrayLike<number>, round: (x: number) => number): Uint16Array {
@@ -123,11 +172,12 @@ function map16(values: ArrayLike<number>, round: (x: number) => number): Uint16A
 /**
  * Widens elements of a dtype to numbers, exactly. The inverse of {@link encode} on representable values.
  *
- * @param values - Elements as `read` returns them; `f16` and `bf16` as bits.
+ * @param values - `f16` and `bf16` as bits, `q8` and `q4` as whole blocks.
  * @param dtype - What they are.
  * @returns The same array for `f32`, `i32` and `u32`, a new `Float32Array` otherwise.
  */
 export function decode(values: HostArray, dtype: DType): Float32Array | Int32Array | Uint32Array {
+  if (values instanceof Uint8Array) return decodeBlocks(values, dtype as BlockDType);
   if (!(values instanceof Uint16Array)) return values;
   const out = new Float32Array(values.length);
   if (dtype === "bf16") {
@@ -146,7 +196,7 @@ export function decode(values: HostArray, dtype: DType): Float32Array | Int32Arr
  * @param dtype - What they are.
  */
 export function asHostArray(bytes: Uint8Array, dtype: DType): HostArray {
-  const size = bytesPerElement[dtype];
+  const size = unitBytes[dtype];
   if (bytes.byteLength % size !== 0) {
     fail(
       ArgumentError,
@@ -154,6 +204,7 @@ export function asHostArray(bytes: Uint8Array, dtype: DType): HostArray {
       `${bytes.byteLength} bytes are not a whole number of ${dtype}`,
     );
   }
+  if (isBlock(dtype)) return bytes;
   const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
   const length = aligned.byteLength / size;
   switch (dtype) {

@@ -14,6 +14,7 @@ import {
   max,
   mul,
   requireFloats,
+  requireFloatsAndBlocks,
   sub,
   sum,
   unary,
@@ -97,9 +98,10 @@ function hiddenKeys(
 /** Runs a composition in f32 whatever the dtypes of the inputs, and rounds once at the end. */
 function inFloat32<A>(composition: Composition<A>): Composition<A> {
   return (inputs, attributes) => {
-    const half = inputs.some(({ dtype }) => dtype === "f16" || dtype === "bf16");
-    if (!half) return composition(inputs, attributes);
-    const wide = inputs.map((x) => (x.dtype === "i32" || x.dtype === "u32" ? x : cast(x, "f32")));
+    const isWide = ({ dtype }: Tensor): boolean =>
+      dtype === "f32" || dtype === "i32" || dtype === "u32";
+    if (inputs.every(isWide)) return composition(inputs, attributes);
+    const wide = inputs.map((x) => (isWide(x) ? x : cast(x, "f32")));
     return cast(composition(wide, attributes), inputs[0]!.dtype);
   };
 }
@@ -171,7 +173,7 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor, attributes: FusedOps["
  * queries, and the values are the first columns of the keys.
  *
  * @param q - `[T, H, Dk]`.
- * @param k - `[S, G, Dk]`, G divides H; may be a strided view of a cache.
+ * @param k - `[S, G, Dk]`, G divides H; may be a strided view of a cache, of floats or of blocks.
  * @param v - `[S, G, Dv]`; may look at the same memory as `k`.
  * @param attributes - Scale, mask and soft cap.
  * @returns `[T, H, Dv]`.
@@ -182,7 +184,7 @@ export function attention(
   v: Tensor,
   attributes: AttentionAttributes,
 ): Tensor {
-  requireFloats("attention", q, k, v);
+  requireFloatsAndBlocks("attention", [q], [k, v]);
   if (q.rank !== 3 || k.rank !== 3 || v.rank !== 3) {
     fail(ShapeError, "attention", "needs q[T, H, Dk], k[S, G, Dk] and v[S, G, Dv]", q, k, v);
   }
@@ -230,12 +232,12 @@ export function gatedActivation(gate: Tensor, up: Tensor, fn: GateFunction): Ten
  * `out[..., i, :] = weights[ids[..., i]] · x[..., i, :]`.
  *
  * @param x - `[..., k, n]`, or `[..., 1, n]` to give every expert the same row.
- * @param weights - `[E, m, n]`, as linear layers are stored: output first.
+ * @param weights - `[E, m, n]`, as linear layers are stored: output first; floats or blocks.
  * @param ids - `[..., k]`, `i32` or `u32`, each below E.
  * @returns `[..., k, m]`.
  */
 export function expertMatmul(x: Tensor, weights: Tensor, ids: Tensor): Tensor {
-  requireFloats("expertMatmul", x, weights);
+  requireFloatsAndBlocks("expertMatmul", [x], [weights]);
   const [, m, n] = weights.shape;
   const rows =
     ids.shape.length + 1 === x.rank &&

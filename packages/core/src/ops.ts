@@ -1,5 +1,6 @@
 import { apply } from "./apply.ts";
 import type { Backend, BinaryFunction, UnaryFunction } from "./backend.ts";
+import { isAligned, isBlock } from "./blocks.ts";
 import type { DType } from "./dtype.ts";
 import { ArgumentError, fail, ShapeError } from "./errors.ts";
 import { scope } from "./scope.ts";
@@ -10,14 +11,39 @@ const floats: ReadonlySet<DType> = new Set(["f32", "f16", "bf16"]);
 
 /** Throws unless every operand holds floats. */
 export function requireFloats(operation: string, ...operands: readonly Tensor[]): void {
-  for (const { dtype } of operands) {
-    if (!floats.has(dtype))
-      fail(ShapeError, operation, `${dtype} must be cast to a float dtype first`, ...operands);
-  }
+  requireFloatsAndBlocks(operation, operands, []);
+}
+
+/** Throws unless the first operands hold floats, and the others floats or blocks. */
+export function requireFloatsAndBlocks(
+  operation: string,
+  first: readonly Tensor[],
+  others: readonly Tensor[],
+): void {
+  const wrong =
+    first.find(({ dtype }) => !floats.has(dtype)) ??
+    others.find(({ dtype }) => !floats.has(dtype) && !isBlock(dtype));
+  if (wrong) failDType(operation, wrong, ...first, ...others);
+}
+
+/** Throws where an operand holds blocks, which are for weights and caches. */
+function refuseBlocks(operation: string, ...operands: readonly Tensor[]): void {
+  const wrong = operands.find(({ dtype }) => isBlock(dtype));
+  if (wrong) failDType(operation, wrong, ...operands);
+}
+
+function failDType(operation: string, wrong: Tensor, ...operands: readonly Tensor[]): never {
+  return fail(
+    ShapeError,
+    operation,
+    `${wrong.dtype} must be cast to a float dtype first`,
+    ...operands,
+  );
 }
 
 function binary(fn: BinaryFunction): (a: Tensor, b: Tensor) => Tensor {
   return (a, b) => {
+    refuseBlocks(fn, a, b);
     if (a.dtype !== b.dtype) fail(ShapeError, fn, "dtypes differ; cast one operand", a, b);
     const shape =
       broadcast(a.shape, b.shape) ?? fail(ShapeError, fn, "shapes do not broadcast", a, b);
@@ -79,6 +105,7 @@ export function affine(a: Tensor, scale: number, shift = 0): Tensor {
 const keepLast = (shape: Shape): number[] => [...shape.slice(0, -1), 1];
 
 function reduce(fn: "sum" | "max", a: Tensor): Tensor {
+  refuseBlocks(fn, a);
   if (a.rank === 0) fail(ShapeError, fn, "needs an axis", a);
   return apply("reduce", [a], { fn }, { shape: keepLast(a.shape), dtype: a.dtype });
 }
@@ -125,29 +152,48 @@ export function full(
   step = 0,
   dtype: DType = "f32",
 ): Tensor {
+  if (isBlock(dtype)) fail(ShapeError, "full", `${dtype} is not filled; cast a tensor of f32`);
   return apply("fill", [], { start, step }, { shape, dtype, backend });
 }
 
 /**
- * Converts to another dtype, with one rounding to nearest even; floats become integers towards zero.
+ * Converts to another dtype, with one rounding to nearest even; floats become integers towards zero. Blocks that keep their
+ * dtype stay what they are, unless the view cuts through them.
  *
- * @param a - Any tensor.
+ * @param a - Any tensor; for `q8` and `q4` its last axis is a multiple of 32.
  * @param dtype - The target.
  * @returns A new dense tensor, also where the dtype stays the same.
  */
 export function cast(a: Tensor, dtype: DType): Tensor {
-  return apply("copy", [a], {}, { shape: a.shape, dtype });
+  if (!passesThroughFloats(a, dtype)) return apply("copy", [a], {}, { shape: a.shape, dtype });
+  using wide = apply("copy", [a], {}, { shape: a.shape, dtype: "f32" });
+  return apply("copy", [wide], {}, { shape: a.shape, dtype });
+}
+
+/** Whether a copy takes two steps: backends make blocks of f32 and of the same blocks only, and only f32 of blocks. */
+function passesThroughFloats(a: Tensor, dtype: DType): boolean {
+  if (a.dtype === dtype) return isBlock(dtype) && !isAligned(a);
+  return (isBlock(a.dtype) && dtype !== "f32") || (isBlock(dtype) && a.dtype !== "f32");
 }
 
 /**
  * Writes into a window of a tensor, in place: the one operation that changes a tensor.
  *
- * @param into - Any view; its base sees the change.
+ * @param into - Any view; its base sees the change. One of `q8` or `q4` starts at a block and has adjacent elements along
+ *   its last axis; where it ends inside a block, the rest of that block loses its meaning.
  * @param from - Broadcasts to the shape of `into`; converted to its dtype.
  */
 export function assign(into: Tensor, from: Tensor): void {
+  if (isBlock(into.dtype) && !isAligned(into)) {
+    fail(ShapeError, "assign", "the window cuts through blocks", into, from);
+  }
   using source = from.expand(into.shape);
-  apply("copy", [source], {}, { into });
+  if (!passesThroughFloats(source, into.dtype)) {
+    apply("copy", [source], {}, { into });
+    return;
+  }
+  using wide = cast(source, "f32");
+  apply("copy", [wide], {}, { into });
 }
 
 /**
@@ -183,7 +229,7 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
 /**
  * Rows of a table by index: `table[..., n, w]` and `rows[..., k]` give `[..., k, w]`. Indices outside give zero rows.
  *
- * @param table - At least two axes; leading axes broadcast against those of `rows`.
+ * @param table - At least two axes; leading axes broadcast against those of `rows`. Blocks give f32.
  * @param rows - Indices, `i32` or `u32`.
  */
 export function gather(table: Tensor, rows: Tensor): Tensor {
@@ -198,7 +244,8 @@ export function gather(table: Tensor, rows: Tensor): Tensor {
   const k = rows.shape.at(-1)!;
   using tables = table.expand([...batch, n, w]);
   using indices = rows.expand([...batch, k]);
-  return apply("gather", [tables, indices], {}, { shape: [...batch, k, w], dtype: table.dtype });
+  const dtype = isBlock(table.dtype) ? "f32" : table.dtype;
+  return apply("gather", [tables, indices], {}, { shape: [...batch, k, w], dtype });
 }
 
 /**
@@ -209,6 +256,7 @@ export function gather(table: Tensor, rows: Tensor): Tensor {
  * @returns `i32[..., k]`.
  */
 export function topK(a: Tensor, k: number): Tensor {
+  refuseBlocks("topK", a);
   const n = a.shape.at(-1) ?? fail(ShapeError, "topK", "needs an axis", a);
   if (!Number.isInteger(k) || k < 1 || k > n)
     fail(ArgumentError, "topK", `k = ${k} is not from 1 to ${n}`, a);
@@ -219,10 +267,10 @@ export function topK(a: Tensor, k: number): Tensor {
  * The matrix product `a[..., m, k] · b[..., k, n] → [..., m, n]`; leading axes broadcast. Accumulates in f32 or better.
  *
  * @param a - Floats.
- * @param b - Floats, of another dtype if need be: the result has that of `a`. A transposed view costs no copy.
+ * @param b - Floats or blocks, of another dtype if need be: the result has that of `a`. A transposed view costs no copy.
  */
 export function matmul(a: Tensor, b: Tensor): Tensor {
-  requireFloats("matmul", a, b);
+  requireFloatsAndBlocks("matmul", [a], [b]);
   if (a.rank < 2 || b.rank < 2) fail(ShapeError, "matmul", "needs two axes or more", a, b);
   const [m, k] = a.shape.slice(-2) as [number, number];
   const [rows, n] = b.shape.slice(-2) as [number, number];

@@ -1,8 +1,9 @@
 import type { Backend, Operand } from "./backend.ts";
+import { isAligned, isBlock, BLOCK_SIZE } from "./blocks.ts";
 import {
   asHostArray,
+  byteLength,
   bytesOf,
-  bytesPerElement,
   decode,
   encode,
   type DType,
@@ -208,7 +209,7 @@ export class Tensor implements Operand<unknown>, Disposable {
   /**
    * Copies the elements to the host, in row-major order, after all work issued before.
    *
-   * @returns Floats; `f16` and `bf16` are widened.
+   * @returns Floats; all dtypes but `f32` are widened.
    */
   async read(): Promise<Float32Array> {
     if (this.dtype === "i32" || this.dtype === "u32") {
@@ -226,14 +227,17 @@ export class Tensor implements Operand<unknown>, Disposable {
   }
 
   async #hostArray(): Promise<HostArray> {
-    const source = this.isDense ? this : dense(this);
+    const source = isBlock(this.dtype) ? copied(this, "f32") : dense(this);
     try {
-      const { buffer, offset, size } = source;
-      const width = bytesPerElement[this.dtype];
+      const { buffer, offset, size, dtype } = source;
       // The offset of an empty window may lie outside the buffer.
-      if (size === 0) return asHostArray(new Uint8Array(), this.dtype);
-      const bytes = await this.backend.read(buffer, offset * width, size * width);
-      return asHostArray(bytes, this.dtype);
+      if (size === 0) return asHostArray(new Uint8Array(), dtype);
+      const bytes = await this.backend.read(
+        buffer,
+        byteLength(dtype, offset),
+        byteLength(dtype, size),
+      );
+      return asHostArray(bytes, dtype);
     } finally {
       if (source !== this) source.dispose();
     }
@@ -267,13 +271,20 @@ export class Tensor implements Operand<unknown>, Disposable {
  *
  * @param backend - Where it lives.
  * @param shape - Its sizes.
- * @param dtype - Its element type.
+ * @param dtype - Its element type. The last axis of `q8` and `q4` is a multiple of 32.
  */
 export function empty(backend: Backend, shape: Shape, dtype: DType = "f32"): Tensor {
   if (!shape.every((size) => Number.isInteger(size) && size >= 0)) {
     fail(ShapeError, "empty", `[${shape.join(",")}] is not a shape`);
   }
-  const storage = new Storage(backend, sizeOf(shape) * bytesPerElement[dtype]);
+  if (isBlock(dtype) && (shape.at(-1) ?? 1) % BLOCK_SIZE !== 0) {
+    fail(
+      ShapeError,
+      "empty",
+      `${dtype}[${shape.join(",")}] has a last axis that is not a multiple of ${BLOCK_SIZE}`,
+    );
+  }
+  const storage = new Storage(backend, byteLength(dtype, sizeOf(shape)));
   return new Tensor(storage, dtype, shape, denseStrides(shape), 0);
 }
 
@@ -281,7 +292,8 @@ export function empty(backend: Backend, shape: Shape, dtype: DType = "f32"): Ten
  * A tensor with the given elements, which are copied.
  *
  * @param backend - Where it lives.
- * @param values - Numbers in row-major order, rounded once to the dtype. A `Uint16Array` for `f16` or `bf16` is taken as bits.
+ * @param values - Numbers in row-major order, rounded once to the dtype. A `Uint16Array` for `f16` or `bf16` is taken as
+ *   bits, a `Uint8Array` for `q8` or `q4` as blocks.
  * @param shape - Its sizes.
  * @param dtype - Its element type.
  *
@@ -301,11 +313,13 @@ export function tensor(
   shape: Shape,
   dtype: DType = "f32",
 ): Tensor {
-  if (values.length !== sizeOf(shape)) {
+  const packed = isBlock(dtype) && values instanceof Uint8Array;
+  const needed = packed ? byteLength(dtype, sizeOf(shape)) : sizeOf(shape);
+  if (values.length !== needed) {
     fail(
       ArgumentError,
       "tensor",
-      `shape [${shape.join(",")}] needs ${sizeOf(shape)} values, got ${values.length}`,
+      `shape [${shape.join(",")}] needs ${needed} ${packed ? `bytes of ${dtype}` : "values"}, got ${values.length}`,
     );
   }
   const out = empty(backend, shape, dtype);
@@ -325,6 +339,9 @@ function isHostArray(values: ArrayLike<number>, dtype: DType): values is HostArr
     case "f16":
     case "bf16":
       return values instanceof Uint16Array;
+    case "q8":
+    case "q4":
+      return values instanceof Uint8Array;
   }
 }
 
@@ -334,15 +351,38 @@ function isHostArray(values: ArrayLike<number>, dtype: DType): values is HostArr
  * @param x - Any tensor.
  */
 export function dense(x: Tensor): Tensor {
-  return x.isDense ? x : copied(x);
+  return x.isDense ? x : copied(x, x.dtype);
 }
 
-/** @internal A dense tensor of its own with the same elements. */
-export function copied(x: Tensor): Tensor {
-  const out = empty(x.backend, x.shape, x.dtype);
+/**
+ * @internal A copy that a kernel can take: dense but for the last axis of blocks, which may end inside one. Views that cut
+ * through blocks become f32.
+ */
+export function operandCopy(x: Tensor): Tensor {
+  if (!isBlock(x.dtype)) return copied(x, x.dtype);
+  if (!isAligned(x)) return copied(x, "f32");
+  const width = x.shape.at(-1)!;
+  const whole = Math.ceil(width / BLOCK_SIZE) * BLOCK_SIZE;
+  using base = empty(x.backend, [...x.shape.slice(0, -1), whole], x.dtype);
+  const out = base.slice(-1, 0, width);
+  copyInto(out, x);
+  return out;
+}
+
+/** A dense tensor of its own with the same elements. */
+function copied(x: Tensor, dtype: DType): Tensor {
+  if (isBlock(dtype) && !isAligned(x)) {
+    fail(ShapeError, "dense", "the view cuts through blocks; cast it to f32", x);
+  }
+  const out = empty(x.backend, x.shape, dtype);
+  copyInto(out, x);
+  return out;
+}
+
+/** Fills a new tensor, or frees it. */
+function copyInto(out: Tensor, x: Tensor): void {
   if (x.size > 0 && !runElementwise(x.backend.kernels.copy, out, [x], {})) {
     out.dispose();
     fail(ShapeError, "copy", `the ${x.backend.name} backend declined it`, x);
   }
-  return out;
 }

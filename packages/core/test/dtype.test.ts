@@ -3,7 +3,7 @@ import {
   ArgumentError,
   asHostArray,
   bytesOf,
-  bytesPerElement,
+  byteLength,
   decode,
   type DType,
   encode,
@@ -134,6 +134,8 @@ describe("host arrays and bytes", () => {
   });
 
   test("widths of elements", () => {
-    expect(bytesPerElement).toEqual({ f32: 4, f16: 2, bf16: 2, i32: 4, u32: 4 });
+    const dtypes: readonly DType[] = ["f32", "f16", "bf16", "i32", "u32", "q8", "q4"];
+    expect(dtypes.map((dtype) => byteLength(dtype, 64))).toEqual([256, 128, 128, 256, 256, 72, 40]);
+    expect(byteLength("q8", 33)).toBe(72);
   });
 });

@@ -6,6 +6,7 @@ import {
   attention,
   cast,
   concat,
+  dense,
   equal,
   expertMatmul,
   full,
@@ -32,6 +33,7 @@ import { plainBackend } from "./plain-backend.ts";
 
 const backend = plainBackend();
 const f = (...shape: number[]): Tensor => full(backend, shape, 1);
+const q = (...shape: number[]): Tensor => cast(f(...shape), "q8");
 const i = (...shape: number[]): Tensor => full(backend, shape, 0, 0, "i32");
 
 afterEach(() => {
@@ -62,6 +64,23 @@ describe("errors of operations name the operands", () => {
     [
       "matmul: i32 must be cast to a float dtype first (f32[2,2] · i32[2,2])",
       () => matmul(f(2, 2), i(2, 2)),
+    ],
+    [
+      "matmul: q8 must be cast to a float dtype first (q8[2,32] · f32[32,2])",
+      () => matmul(q(2, 32), f(32, 2)),
+    ],
+    ["add: q8 must be cast to a float dtype first (q8[32] · q8[32])", () => add(q(32), q(32))],
+    ["sum: q8 must be cast to a float dtype first (q8[32])", () => sum(q(32))],
+    ["topK: q8 must be cast to a float dtype first (q8[32])", () => topK(q(32), 1)],
+    ["full: q4 is not filled; cast a tensor of f32", () => full(backend, [32], 1, 0, "q4")],
+    ["empty: q8[2,31] has a last axis that is not a multiple of 32", () => cast(f(2, 31), "q8")],
+    [
+      "assign: the window cuts through blocks (q8[2,32] · f32[32])",
+      () => assign(q(2, 64).slice(1, 16, 48), f(32)),
+    ],
+    [
+      "dense: the view cuts through blocks; cast it to f32 (q8[2,32])",
+      () => dense(q(2, 64).slice(1, 16, 48)),
     ],
     ["gather: rows must be i32 or u32 (f32[3,2] · f32[2])", () => gather(f(3, 2), f(2))],
     ["gather: needs table[..., n, w] and rows[..., k] (f32[3] · i32[2])", () => gather(f(3), i(2))],

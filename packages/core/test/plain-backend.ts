@@ -2,10 +2,17 @@ import {
   asHostArray,
   type Backend,
   BackendError,
+  BLOCK_SIZE,
+  blockBytes,
+  blockElement,
   type BinaryFunction,
+  type BlockDType,
+  byteLength,
+  encodeBlock,
   fail,
   fromBf16Bits,
   fromF16Bits,
+  isBlock,
   type Kernels,
   type Operand,
   toBf16Bits,
@@ -53,6 +60,13 @@ export interface Elements {
 
 /** The elements of an operand's whole buffer. */
 export function elements({ buffer, dtype }: Operand<Memory>): Elements {
+  if (isBlock(dtype)) {
+    const start = (at: number): number => Math.floor(at / BLOCK_SIZE) * blockBytes[dtype];
+    return {
+      get: (at) => f32(blockElement(dtype, buffer, start(at), at % BLOCK_SIZE)),
+      set: () => fail(BackendError, "plain", `${dtype} is written by blocks`),
+    };
+  }
   const host = asHostArray(buffer, dtype);
   if (!(host instanceof Uint16Array)) {
     return { get: (at) => host[at]!, set: (at, value) => (host[at] = value) };
@@ -94,6 +108,7 @@ const kernels: Kernels<Memory> = {
     walk(out.shape, [out], (i) => o.set(i, f32(start + f32(step * ((i - out.offset) % width)))));
   },
   copy(out, [a], { accumulate }) {
+    if (isBlock(out.dtype)) return copyToBlocks(out, a!);
     const [o, x] = [elements(out), elements(a!)];
     walk(out.shape, [out, a!], (i, j) => o.set(i, accumulate ? o.get(i) + x.get(j) : x.get(j)));
   },
@@ -160,6 +175,26 @@ const kernels: Kernels<Memory> = {
     });
   },
 };
+
+function copyToBlocks(out: Operand<Memory>, a: Operand<Memory>): void {
+  const dtype = out.dtype as BlockDType;
+  const width = out.shape.at(-1)!;
+  const x = elements(a);
+  walk(out.shape.slice(0, -1), [out, a], (to, from) => {
+    for (let start = 0; start < width; start += BLOCK_SIZE) {
+      const at = byteLength(dtype, to + start);
+      if (a.dtype === dtype) {
+        const source = byteLength(dtype, from + start);
+        out.buffer.set(a.buffer.slice(source, source + blockBytes[dtype]), at);
+        continue;
+      }
+      const numbers = Array.from({ length: BLOCK_SIZE }, (_, i) =>
+        start + i < width ? x.get(from + (start + i) * a.strides.at(-1)!) : 0,
+      );
+      encodeBlock(dtype, numbers, 0, out.buffer, at);
+    }
+  });
+}
 
 const view = ({ dtype, shape, strides, offset }: View): View => ({ dtype, shape, strides, offset });
 

@@ -74,7 +74,7 @@ describe("expectClose", () => {
   });
 
   test("every dtype has a tolerance with a reason", () => {
-    expect(Object.keys(tolerances)).toEqual(["f32", "f16", "bf16", "i32", "u32"]);
+    expect(Object.keys(tolerances)).toEqual(["f32", "f16", "bf16", "i32", "u32", "q8", "q4"]);
     for (const { reason } of Object.values(tolerances)) expect(reason).toMatch(/\.$/);
   });
 });

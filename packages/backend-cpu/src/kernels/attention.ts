@@ -1,7 +1,7 @@
 import type { AttentionAttributes } from "@transmla/core";
 
 import { asFloats, narrow } from "../convert.ts";
-import { isHalf, startOf, type CpuKernel, type CpuOperand } from "../kernel.ts";
+import { baseOf, isHalf, startOf, type CpuKernel, type CpuOperand } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 import { part, transposed, type StoredMatrix } from "../products/matrix.ts";
 import { takeProduct, type Product } from "../products/product.ts";
@@ -121,7 +121,7 @@ function headOf(x: CpuOperand, head: number): StoredMatrix {
   const [rows, , columns] = x.shape as [number, number, number];
   const [rowStep, headStep] = x.strides as [number, number];
   const at = startOf(x) + head * headStep;
-  return { dtype: x.dtype, at, rows, columns, rowStep, columnStep: 1 };
+  return { dtype: x.dtype, base: baseOf(x), at, rows, columns, rowStep, columnStep: 1 };
 }
 
 /** Where a row of queries or results lies. */

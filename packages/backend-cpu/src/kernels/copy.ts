@@ -1,10 +1,16 @@
 import {
-  bytesPerElement,
+  BLOCK_SIZE,
+  blockBytes,
+  blockElement,
+  byteLength,
+  encodeBlock,
   fromBf16Bits,
   fromF16Bits,
+  isBlock,
   sizeOf,
   toBf16Bits,
   toF16Bits,
+  type BlockDType,
   type DType,
   type PrimitiveOps,
 } from "@transmla/core";
@@ -12,6 +18,7 @@ import {
 import { narrow, widen } from "../convert.ts";
 import { add, overFloats } from "../float-lines.ts";
 import {
+  baseOf,
   forEachRow,
   isHalf,
   lastStep,
@@ -26,9 +33,11 @@ const isInteger = (dtype: DType): boolean => dtype === "i32" || dtype === "u32";
 
 /** The view in which elements of a width are plain bits. */
 const bitsOf = (memory: Memory, dtype: DType): Uint32Array | Uint16Array =>
-  bytesPerElement[dtype] === 4 ? memory.u32 : memory.u16;
+  byteLength(dtype, 1) === 4 ? memory.u32 : memory.u16;
 
-function reader(memory: Memory, dtype: DType): (at: number) => number {
+type PlainDType = Exclude<DType, BlockDType>;
+
+function reader(memory: Memory, dtype: PlainDType): (at: number) => number {
   const { f32, i32, u32, u16 } = memory;
   switch (dtype) {
     case "f32":
@@ -44,7 +53,7 @@ function reader(memory: Memory, dtype: DType): (at: number) => number {
   }
 }
 
-function writer(memory: Memory, dtype: DType): (at: number, x: number) => void {
+function writer(memory: Memory, dtype: PlainDType): (at: number, x: number) => void {
   const { f32, i32, u32, u16 } = memory;
   switch (dtype) {
     case "f32":
@@ -62,7 +71,7 @@ function writer(memory: Memory, dtype: DType): (at: number, x: number) => void {
 
 /** A value, or a ramp along the last axis: `start + step * i`, rounded once. */
 export const fill: CpuKernel<PrimitiveOps["fill"]> = (memory, out, _inputs, { start, step }) => {
-  const write = writer(memory, out.dtype);
+  const write = writer(memory, out.dtype as PlainDType);
   const bits = bitsOf(memory, out.dtype);
   const first = startOf(out);
   const end = first + sizeOf(out.shape);
@@ -85,7 +94,11 @@ export const fill: CpuKernel<PrimitiveOps["fill"]> = (memory, out, _inputs, { st
 export const copy: CpuKernel<PrimitiveOps["copy"]> = (memory, out, [a], { accumulate }) => {
   const from = a!.dtype;
   const to = out.dtype;
-  if (isInteger(from) !== isInteger(to) || (accumulate && isInteger(to))) {
+  if (isBlock(to)) {
+    copyToBlocks(memory, to, out, a!);
+  } else if (isBlock(from)) {
+    copyFromBlocks(memory, from, out, a!);
+  } else if (isInteger(from) !== isInteger(to) || (accumulate && isInteger(to))) {
     convertOneByOne(memory, out, a!, accumulate ?? false);
   } else if (accumulate) {
     overFloats(memory, out, [out, a!], add);
@@ -93,6 +106,45 @@ export const copy: CpuKernel<PrimitiveOps["copy"]> = (memory, out, [a], { accumu
     moveBits(bitsOf(memory, to), out, a!);
   } else convertFloats(memory, out, a!);
 };
+
+/** Copies blocks as they are, or makes them of f32. */
+function copyToBlocks(memory: Memory, dtype: BlockDType, out: CpuOperand, a: CpuOperand): void {
+  const { f32, u8 } = memory;
+  const width = out.shape.at(-1)!;
+  const step = lastStep(a);
+  const [base, sourceBase] = [baseOf(out), baseOf(a)];
+  const numbers = new Float32Array(BLOCK_SIZE);
+  forEachRow(out.shape, [out, a], ([to, from]) => {
+    const target = base + byteLength(dtype, to!);
+    if (a.dtype === dtype) {
+      const source = sourceBase + byteLength(dtype, from!);
+      u8.copyWithin(target, source, source + byteLength(dtype, width));
+      return;
+    }
+    for (let i = 0; i < width; i += BLOCK_SIZE) {
+      const count = Math.min(BLOCK_SIZE, width - i);
+      for (let j = 0; j < count; j++) numbers[j] = f32[from! + (i + j) * step]!;
+      numbers.fill(0, count);
+      encodeBlock(dtype, numbers, 0, u8, target + byteLength(dtype, i));
+    }
+  });
+}
+
+/** Widens blocks to f32, by any steps. */
+function copyFromBlocks(memory: Memory, dtype: BlockDType, out: CpuOperand, a: CpuOperand): void {
+  const { f32, u8 } = memory;
+  const count = out.shape.at(-1) ?? 1;
+  const [toStep, fromStep] = [lastStep(out), lastStep(a)];
+  const base = baseOf(a);
+  const size = blockBytes[dtype];
+  forEachRow(out.shape, [out, a], ([to, from]) => {
+    for (let i = 0; i < count; i++) {
+      const at = from! + i * fromStep;
+      const start = base + Math.floor(at / BLOCK_SIZE) * size;
+      f32[to! + i * toStep] = blockElement(dtype, u8, start, at % BLOCK_SIZE);
+    }
+  });
+}
 
 /** Copies elements of one width as they are, NaN payloads included. */
 function moveBits(bits: Uint32Array | Uint16Array, out: CpuOperand, a: CpuOperand): void {
@@ -134,8 +186,9 @@ function convertOneByOne(
   a: CpuOperand,
   accumulate: boolean,
 ): void {
-  const [readOut, readFrom] = [reader(memory, out.dtype), reader(memory, a.dtype)];
-  const write = writer(memory, out.dtype);
+  const [to, from] = [out.dtype as PlainDType, a.dtype as PlainDType];
+  const [readOut, readFrom] = [reader(memory, to), reader(memory, from)];
+  const write = writer(memory, to);
   const lines = longLines([out, a]);
   const { shape } = lines[0]!;
   const count = shape.at(-1) ?? 1;

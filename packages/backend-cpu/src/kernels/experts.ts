@@ -2,6 +2,7 @@ import type { FusedOps } from "@transmla/core";
 
 import { asFloats, narrow } from "../convert.ts";
 import {
+  baseOf,
   forEachRow,
   isHalf,
   lastStep,
@@ -32,6 +33,7 @@ export const expertMatmul: CpuKernel<FusedOps["expertMatmul"]> = (
   const routes = routeByExpert(memory, out, x!, ids!);
   const most = Math.max(...[...routes.values()].map(({ to }) => to.length));
   const { dtype } = weights!;
+  const base = baseOf(weights!);
   const multiply = takeStoredProduct(
     memory,
     { dtype: "f32", rows: most, columns: n },
@@ -49,7 +51,7 @@ export const expertMatmul: CpuKernel<FusedOps["expertMatmul"]> = (
       const at = startOf(weights!) + expert * expertStep;
       multiply(
         { dtype: "f32", at: rowsIn, rows, columns: n, rowStep: n, columnStep: 1 },
-        { dtype, at, rows: n, columns: m, rowStep: 1, columnStep },
+        { dtype, base, at, rows: n, columns: m, rowStep: 1, columnStep },
         { dtype: "f32", at: rowsOut, rows, columns: m, rowStep: m, columnStep: 1 },
       );
     }

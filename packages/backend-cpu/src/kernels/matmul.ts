@@ -1,15 +1,22 @@
 import type { PrimitiveOps } from "@transmla/core";
 
-import { forEachRow, type CpuKernel, type CpuOperand } from "../kernel.ts";
+import { baseOf, forEachRow, type CpuKernel, type CpuOperand } from "../kernel.ts";
 import { takeStoredProduct } from "../products/stored.ts";
 
-/** `a[..., m, k] · b[..., k, n]`; 16-bit floats are widened block by block. */
+/** `a[..., m, k] · b[..., k, n]`; What is not f32 is widened part by part. */
 export const matmul: CpuKernel<PrimitiveOps["matmul"]> = (memory, out, [a, b]) => {
   const { axes, rows, rowStep } = foldedRows(a!, b!);
   const [depth, columns] = b!.shape.slice(-2) as [number, number];
   const [right, rightColumn] = b!.strides.slice(-2) as [number, number];
   const left = { dtype: a!.dtype, rows, columns: depth, rowStep, columnStep: a!.strides.at(-1)! };
-  const from = { dtype: b!.dtype, rows: depth, columns, rowStep: right, columnStep: rightColumn };
+  const from = {
+    dtype: b!.dtype,
+    base: baseOf(b!),
+    rows: depth,
+    columns,
+    rowStep: right,
+    columnStep: rightColumn,
+  };
   const to = { dtype: out.dtype, rows, columns, rowStep: columns, columnStep: 1 };
   const multiply = takeStoredProduct(memory, left, from, to);
   forEachRow(out.shape.slice(0, axes + 1), [out, a!, b!], ([outAt, aAt, bAt]) => {

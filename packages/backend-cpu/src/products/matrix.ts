@@ -1,6 +1,6 @@
-import type { DType } from "@transmla/core";
+import { byteLength, isBlock, type BlockDType, type DType } from "@transmla/core";
 
-import { narrow, widen } from "../convert.ts";
+import { narrow, widen, widenBlocks } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 
@@ -47,10 +47,21 @@ export function part<M extends Matrix>(
   return { ...x, at: x.at + row * x.rowStep + column * x.columnStep, rows, columns };
 }
 
-/** A matrix of floats of any dtype; its index and steps count elements of that dtype. */
+/** A matrix of floats or blocks; its index and steps count elements of that dtype. */
 export interface StoredMatrix extends Matrix {
   /** The element type. */
   readonly dtype: DType;
+  /** The address from which blocks are counted; 0 for other elements. */
+  readonly base?: number;
+}
+
+/**
+ * The address of the first element.
+ *
+ * @param x - Floats, or blocks that start with a whole one.
+ */
+function addressOf({ dtype, at, base = 0 }: StoredMatrix): number {
+  return base + byteLength(dtype, at);
 }
 
 /** The size and dtype of a matrix. */
@@ -75,6 +86,7 @@ export function clear({ f32 }: Memory, { at, rows, columns, rowStep }: Matrix): 
  */
 export function asFloatMatrix(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
   const { dtype, at, rows, columns, rowStep, columnStep } = x;
+  if (isBlock(dtype)) return widenedBlocks(memory, x, scratch);
   if (!isHalf(dtype)) return x;
   if (columnStep <= rowStep) {
     for (let i = 0; i < rows; i++) {
@@ -88,6 +100,18 @@ export function asFloatMatrix(memory: Memory, x: StoredMatrix, scratch: number):
     widen(memory, dtype, from, { at: scratch + j * rows, step: 1 }, rows);
   }
   return { at: scratch, rows, columns, rowStep: 1, columnStep: rows };
+}
+
+/** Blocks as f32: lines of blocks are rows, or columns where the elements of a column are adjacent. */
+function widenedBlocks(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
+  const { rows, columns } = x;
+  const byRow = columns === 1 ? x.rowStep !== 1 : x.columnStep === 1;
+  if (!byRow) return transposed(widenedBlocks(memory, transposed(x), scratch));
+  for (let i = 0; i < rows; i++) {
+    const from = addressOf(part(x, i, 1, 0, columns));
+    widenBlocks(memory, x.dtype as BlockDType, from, scratch + i * columns, columns);
+  }
+  return { at: scratch, rows, columns, rowStep: columns, columnStep: 1 };
 }
 
 /**

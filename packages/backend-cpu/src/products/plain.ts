@@ -1,3 +1,5 @@
+import { isBlock, type DType } from "@transmla/core";
+
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 import { asFloatMatrix, clear, part, transposed, type Matrix, type Unplaced } from "./matrix.ts";
@@ -8,7 +10,7 @@ import type { Product } from "./product.ts";
 const FEW = 6;
 
 /**
- * Takes scratch for products in plain TypeScript. A right matrix of 16-bit floats is widened in blocks.
+ * Takes scratch for products in plain TypeScript. A right matrix that is not f32 is widened part by part.
  *
  * @param memory - Where everything lies.
  * @param a - The largest left matrix.
@@ -18,13 +20,13 @@ export function takePlainProduct(memory: Memory, a: Unplaced, b: Unplaced): Prod
   const panels = takePanels(memory, a.rows, a.columns, b.columns);
   const wide = memory.scratch(isHalf(a.dtype) ? a.rows * a.columns : 0);
   const blockSize = Math.min(b.rows, BLOCK_DEPTH) * Math.min(b.columns, BLOCK_COLUMNS);
-  const block = memory.scratch(isHalf(b.dtype) ? blockSize : 0);
+  const block = memory.scratch(isPacked(b.dtype) ? blockSize : 0);
   return (left, right, out, accumulate) => {
     const { f32 } = memory;
     if (!accumulate) clear(memory, out);
     const x = asFloatMatrix(memory, left, wide);
     const [m, k, n] = [left.rows, right.rows, right.columns];
-    const [depth, width] = isHalf(right.dtype) ? [BLOCK_DEPTH, BLOCK_COLUMNS] : [k, n];
+    const [depth, width] = isPacked(right.dtype) ? [BLOCK_DEPTH, BLOCK_COLUMNS] : [k, n];
     for (let j = 0; j < n; j += width) {
       const columns = Math.min(width, n - j);
       for (let p = 0; p < k; p += depth) {
@@ -35,6 +37,9 @@ export function takePlainProduct(memory: Memory, a: Unplaced, b: Unplaced): Prod
     }
   };
 }
+
+/** Whether elements have to be widened before arithmetic. */
+const isPacked = (dtype: DType): boolean => isHalf(dtype) || isBlock(dtype);
 
 /**
  * `c += a · b`. Sums of eight products and more are in f64 before they are added to `c`. With few rows (or columns) the

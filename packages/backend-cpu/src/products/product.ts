@@ -1,10 +1,12 @@
+import { isBlock } from "@transmla/core";
+
 import type { Memory } from "../memory.ts";
 import type { Matrix, StoredMatrix, Unplaced } from "./matrix.ts";
 import { takePlainProduct } from "./plain.ts";
 import { takeSimdProduct } from "./simd.ts";
 
 /**
- * `c = a · b`, or `c += a · b` where `accumulate` is true: `a` `[m, k]` and `b` `[k, n]` hold floats of any dtype, `c`
+ * `c = a · b`, or `c += a · b` where `accumulate` is true: `a` `[m, k]` holds floats, `b` `[k, n]` floats or blocks, `c`
  * `[m, n]` f32 apart from them; its columns follow one another.
  */
 export type Product = (a: StoredMatrix, b: StoredMatrix, c: Matrix, accumulate: boolean) => void;
@@ -17,5 +19,8 @@ export type Product = (a: StoredMatrix, b: StoredMatrix, c: Matrix, accumulate: 
  * @param b - The largest right matrix.
  */
 export function takeProduct(memory: Memory, a: Unplaced, b: Unplaced): Product {
-  return memory.simd ? takeSimdProduct(memory, memory.simd, a, b) : takePlainProduct(memory, a, b);
+  const { simd } = memory;
+  return simd && !isBlock(b.dtype)
+    ? takeSimdProduct(memory, simd, a, b)
+    : takePlainProduct(memory, a, b);
 }

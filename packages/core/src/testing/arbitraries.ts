@@ -1,11 +1,15 @@
 import * as fc from "fast-check";
 
+import { BLOCK_SIZE, isBlock, type BlockDType } from "../blocks.ts";
 import type { DType } from "../dtype.ts";
 import { sizeOf, type Shape } from "../shape.ts";
 import type { Layout, Sample, Values } from "./samples.ts";
 
-/** All element types. */
+/** All element types but those of blocks. */
 export const dtypes: readonly DType[] = ["f32", "f16", "bf16", "i32", "u32"];
+
+/** The element types that are stored in blocks. */
+export const blockDTypes: readonly BlockDType[] = ["q8", "q4"];
 
 /** The element types that hold floats. */
 export const floatDTypes: readonly DType[] = ["f32", "f16", "bf16"];
@@ -74,6 +78,20 @@ export interface SampleOptions {
   readonly views?: boolean;
 }
 
+/** Mostly layouts that do not cut through blocks: they begin with one on the last axis, which stays in its place. */
+function blockLayouts(shape: Shape): fc.Arbitrary<Layout> {
+  const last = shape.length - 1;
+  const aligned = layouts(shape).map(({ order, before, after, repeat }): Layout => {
+    return {
+      order: [...order.filter((axis) => axis !== last), last],
+      before: before.with(last, before[last]! * BLOCK_SIZE),
+      after,
+      repeat: repeat.with(last, false),
+    };
+  });
+  return fc.oneof({ arbitrary: aligned, weight: 4 }, { arbitrary: layouts(shape), weight: 1 });
+}
+
 function layouts(shape: Shape): fc.Arbitrary<Layout> {
   const axes = shape.map((_, axis) => axis);
   const each = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T[]> =>
@@ -104,7 +122,10 @@ export function samples(
     dtype: fc.constant(dtype),
     shape: fc.constant(shape),
     layout: window
-      ? fc.option(layouts(shape), { nil: undefined, freq: 3 })
+      ? fc.option(isBlock(dtype) ? blockLayouts(shape) : layouts(shape), {
+          nil: undefined,
+          freq: 3,
+        })
       : fc.constant(undefined),
     values: fc.constant(values),
     seed: fc.nat(0xffff),
@@ -135,5 +156,11 @@ export function cases<Attributes = object>(
 /** Dtypes of floats. */
 export const anyFloat: fc.Arbitrary<DType> = fc.constantFrom(...floatDTypes);
 
-/** All dtypes. */
+/** Dtypes of floats and of blocks. */
+export const anyFloatOrBlocks: fc.Arbitrary<DType> = fc.constantFrom(
+  ...floatDTypes,
+  ...blockDTypes,
+);
+
+/** All dtypes but those of blocks. */
 export const anyDType: fc.Arbitrary<DType> = fc.constantFrom(...dtypes);

@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect } from "vi
 
 import type { Backend, MemoryCount } from "../backend.ts";
 import { attentionTests } from "./conformance/attention.ts";
+import { blockTests } from "./conformance/blocks.ts";
 import { castTests } from "./conformance/cast.ts";
 import { copyTests } from "./conformance/copy.ts";
 import { elementwiseTests } from "./conformance/elementwise.ts";
@@ -53,6 +54,9 @@ export function conformance(name: string, makeBackend: () => Promise<Backend>): 
     });
     describe("cast", () => {
       castTests(subject);
+    });
+    describe("blocks", () => {
+      blockTests(subject);
     });
     describe("products", () => {
       productTests(subject);

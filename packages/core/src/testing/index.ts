@@ -3,6 +3,8 @@ export { consume, evaluate, primitivesOnly, forAll, type Outcome } from "./harne
 export {
   anyDType,
   anyFloat,
+  anyFloatOrBlocks,
+  blockDTypes,
   cases,
   dtypes,
   floatDTypes,
@@ -24,6 +26,7 @@ export {
 export {
   expectClose,
   expectIdentical,
+  ROUNDED_ROW,
   tolerances,
   type Closeness,
   type Tolerance,

@@ -1,7 +1,14 @@
 // What every fused operation means, in plain loops over f64, written apart from core's compositions.
 
 import type { AttentionAttributes, GateFunction } from "../backend.ts";
-import { matmul, rowsOf, unaryFunction, unaryScale, type Expected } from "./reference.ts";
+import {
+  matmul,
+  rowsOf,
+  unaryFunction,
+  unaryScale,
+  type Expected,
+  type ExpectedProduct,
+} from "./reference.ts";
 import { indices, type Elements } from "./samples.ts";
 
 /** Softmax of one row, in the form that cannot overflow. */
@@ -172,20 +179,23 @@ export function gatedActivation(gate: Elements, up: Elements, fn: GateFunction):
  * @param weights - `[E, m, n]`.
  * @param ids - `[..., k]`.
  */
-export function expertMatmul(x: Elements, weights: Elements, ids: Elements): Expected {
+export function expertMatmul(x: Elements, weights: Elements, ids: Elements): ExpectedProduct {
   const [, m, n] = weights.shape as [number, number, number];
   const k = ids.shape.at(-1)!;
   const shared = x.shape.at(-2) === 1;
   const products = Array.from(ids.values, (expert, i) => {
     const row = shared ? Math.floor(i / k) : i;
-    const column = Array.from({ length: n }, (_, j) => x.values[row * n + j]!);
-    const matrix = Array.from({ length: m * n }, (_, j) => weights.values[expert * m * n + j]!);
-    return matmul({ shape: [m, n], values: matrix }, { shape: [n, 1], values: column });
+    const values = Array.from({ length: n }, (_, j) => x.values[row * n + j]!);
+    const matrix = Array.from({ length: n * m }, (_, j) => {
+      return weights.values[(expert * m + (j % m)) * n + Math.floor(j / m)]!;
+    });
+    return matmul({ shape: [1, n], values }, { shape: [n, m], values: matrix });
   });
   return {
     shape: [...ids.shape, m],
     values: products.flatMap(({ values }) => Array.from(values)),
     terms: n,
     scale: products.flatMap(({ scale }) => Array.from(scale)),
+    spread: products.flatMap(({ spread }) => Array.from(spread)),
   };
 }

@@ -13,6 +13,12 @@ export interface Expected extends Elements {
   readonly scale: ArrayLike<number>;
 }
 
+/** The elements of a product. */
+export interface ExpectedProduct extends Expected {
+  /** The largest magnitude in the row of each element times the sum of the magnitudes in its column. */
+  readonly spread: ArrayLike<number>;
+}
+
 const unaryFunctions: Readonly<Record<UnaryFunction, (x: number) => number>> = {
   identity: (x) => x,
   exp: Math.exp,
@@ -188,29 +194,34 @@ export function reduce(fn: ReduceFunction, x: Elements, dtype: DType): Expected 
  * @param a - `[..., m, k]`.
  * @param b - `[..., k, n]`.
  */
-export function matmul(a: Elements, b: Elements): Expected {
+export function matmul(a: Elements, b: Elements): ExpectedProduct {
   const [m, k] = a.shape.slice(-2) as [number, number];
   const n = b.shape.at(-1)!;
   const batch = a.shape.slice(0, -2);
   const values: number[] = [];
   const scale: number[] = [];
+  const spread: number[] = [];
   for (let matrix = 0; matrix < sizeOf(batch); matrix++) {
     for (let row = 0; row < m; row++) {
       for (let column = 0; column < n; column++) {
         let sum = 0;
         let magnitude = 0;
+        let [largest, weight] = [0, 0];
         for (let i = 0; i < k; i++) {
           const x = a.values[(matrix * m + row) * k + i]!;
-          const product = x * b.values[(matrix * k + i) * n + column]!;
-          sum += product;
-          magnitude += Math.abs(product);
+          const w = b.values[(matrix * k + i) * n + column]!;
+          sum += x * w;
+          magnitude += Math.abs(x * w);
+          largest = Math.max(largest, Math.abs(x));
+          weight += Math.abs(w);
         }
         values.push(sum);
         scale.push(magnitude);
+        spread.push(largest * weight);
       }
     }
   }
-  return { shape: [...batch, m, n], values, terms: k, scale };
+  return { shape: [...batch, m, n], values, terms: k, scale, spread };
 }
 
 /**

@@ -1,5 +1,15 @@
 import type { Backend } from "../backend.ts";
-import { fromBf16Bits, fromF16Bits, toBf16Bits, toF16Bits, type DType } from "../dtype.ts";
+import { BLOCK_SIZE, isBlock } from "../blocks.ts";
+import {
+  decode,
+  encode,
+  fromBf16Bits,
+  fromF16Bits,
+  toBf16Bits,
+  toF16Bits,
+  type DType,
+  type HostArray,
+} from "../dtype.ts";
 import { sizeOf, type Shape } from "../shape.ts";
 import { tensor, type Tensor } from "../tensor.ts";
 
@@ -73,7 +83,7 @@ function uniform(seed: number): () => number {
 const float = new Float32Array(1);
 const floatBits = new Uint32Array(float.buffer);
 
-/** The number that random bits stand for. */
+/** The number that random bits stand for; f32 that is to be rounded to blocks is in the range of halves. */
 function fromBits(random: number, dtype: DType): number {
   const bits = Math.floor(random * 2 ** 32);
   switch (dtype) {
@@ -85,6 +95,9 @@ function fromBits(random: number, dtype: DType): number {
       return fromF16Bits(bits >>> 16);
     case "bf16":
       return fromBf16Bits(bits >>> 16);
+    case "q8":
+    case "q4":
+      return fromF16Bits(bits >>> 16);
     case "f32":
       floatBits[0] = bits;
       return float[0]!;
@@ -127,17 +140,41 @@ function draw(values: Values, dtype: DType, random: () => number): number {
   }
 }
 
-/** The block that a sample is a window of. */
-function storedShape({ shape, layout }: Sample): number[] {
-  if (!layout) return [...shape];
-  const { order, before, after, repeat } = layout;
-  return order.map((axis) => before[axis]! + (repeat[axis] ? 1 : shape[axis]!) + after[axis]!);
+/** The layout of a sample; blocks are a window of whole blocks also where it names none. */
+function layoutOf({ shape, layout, dtype }: Sample): Layout | undefined {
+  if (layout || !isBlock(dtype)) return layout;
+  const none = shape.map(() => 0);
+  const repeat = shape.map(() => false);
+  return { order: shape.map((_, axis) => axis), before: none, after: none, repeat };
 }
 
-function storedValues(sample: Sample): number[] {
-  const count = sizeOf(storedShape(sample));
-  const random = uniform(sample.seed);
-  return Array.from({ length: count }, () => draw(sample.values, sample.dtype, random));
+/** The larger tensor that a sample is a window of. */
+function storedShape(sample: Sample): number[] {
+  const { shape, dtype } = sample;
+  const layout = layoutOf(sample);
+  if (!layout) return [...shape];
+  const { order, before, after, repeat } = layout;
+  const stored = order.map(
+    (axis) => before[axis]! + (repeat[axis] ? 1 : shape[axis]!) + after[axis]!,
+  );
+  if (isBlock(dtype)) stored.push(Math.ceil(stored.pop()! / BLOCK_SIZE) * BLOCK_SIZE);
+  return stored;
+}
+
+/** The numbers that are stored, or the blocks that were made of them. */
+function stored(sample: Sample): HostArray | readonly number[] {
+  const { dtype, seed } = sample;
+  // Blocks are made of finite numbers.
+  const values = isBlock(dtype) && sample.values === "any" ? "finite" : sample.values;
+  const random = uniform(seed);
+  const length = sizeOf(storedShape(sample));
+  const drawn = Array.from({ length }, () => draw(values, dtype, random));
+  return isBlock(dtype) ? encode(drawn, dtype) : drawn;
+}
+
+function storedValues(sample: Sample): ArrayLike<number> {
+  const elements = stored(sample);
+  return elements instanceof Uint8Array ? decode(elements, sample.dtype) : elements;
 }
 
 /**
@@ -147,11 +184,12 @@ function storedValues(sample: Sample): number[] {
  * @param sample - What to make.
  */
 export function place(backend: Backend, sample: Sample): Tensor {
-  const { layout, shape, dtype } = sample;
-  const stored = tensor(backend, storedValues(sample), storedShape(sample), dtype);
-  if (!layout) return stored;
+  const { shape, dtype } = sample;
+  const layout = layoutOf(sample);
+  const whole = tensor(backend, stored(sample), storedShape(sample), dtype);
+  if (!layout) return whole;
   const { order, before, repeat } = layout;
-  let window = stored;
+  let window = whole;
   order.forEach((axis, position) => {
     const end = before[axis]! + (repeat[axis] ? 1 : shape[axis]!);
     window = window.slice(position, before[axis]!, end);
@@ -166,12 +204,13 @@ export function place(backend: Backend, sample: Sample): Tensor {
  */
 export function elementsOf(sample: Sample): Elements {
   const values = storedValues(sample);
-  const { layout, shape } = sample;
+  const { shape } = sample;
+  const layout = layoutOf(sample);
   if (!layout) return { shape, values };
-  const stored = storedShape(sample);
+  const extents = storedShape(sample);
   const picked = indices(shape).map((index) => {
     const position = layout.order.reduce((outer, axis, i) => {
-      return outer * stored[i]! + layout.before[axis]! + (layout.repeat[axis] ? 0 : index[axis]!);
+      return outer * extents[i]! + layout.before[axis]! + (layout.repeat[axis] ? 0 : index[axis]!);
     }, 0);
     return values[position]!;
   });

@@ -66,7 +66,33 @@ export const tolerances: Readonly<Record<DType, Tolerance>> = {
     largest: 2 ** 32 - 1,
     reason: "Integer arithmetic is exact and wraps around.",
   },
+  q8: {
+    relative: 0,
+    perTerm: (0.5 / 127) * (1 + 2 ** -10),
+    absolute: 2 ** -118,
+    largest: (2 - 2 ** -23) * 2 ** 127,
+    reason:
+      "Rounding to the nearest of 255 steps of a block errs by half a step, which is the largest magnitude of the block " +
+      "over 127; take that magnitude as the scale. Scale and quotient may be rounded in f32. A scale below 2^-126 becomes 0.",
+  },
+  q4: {
+    relative: 0,
+    perTerm: (1 / 8) * (1 + 2 ** -10),
+    absolute: 2 ** -121,
+    largest: (2 - 2 ** -23) * 2 ** 127,
+    reason:
+      "A step is the largest magnitude of the block over 8. Integers go from -8 to 7, so that a number as large as the " +
+      "largest one, of the other sign, errs by a whole step; all others by half a step.",
+  },
 };
+
+/**
+ * How far a product may lie from its reference beyond that where its right operand holds blocks, relative to the largest
+ * magnitude in the row of the left operand times the sum of the magnitudes in the column of the right one: the left operand
+ * may be rounded to integers from -32767 to 32767 that share a scale along 32 elements or more, by half a step, 2^-16 of the
+ * largest magnitude.
+ */
+export const ROUNDED_ROW: number = 2 ** -16 * (1 + 2 ** -10);
 
 /** What the bound of a comparison depends on. */
 export interface Closeness {
@@ -76,6 +102,11 @@ export interface Closeness {
   readonly terms?: number;
   /** The sum of the magnitudes of an element's terms, for all elements or for each; `|expected|` when absent. */
   readonly scale?: number | ArrayLike<number>;
+  /**
+   * For a product with blocks: the largest magnitude in the row of each element times the sum of the magnitudes in its
+   * column. {@link ROUNDED_ROW} times that is allowed beyond the rest.
+   */
+  readonly spread?: ArrayLike<number> | undefined;
 }
 
 /**
@@ -99,13 +130,17 @@ export function expectClose(
   closeness: Closeness,
 ): void {
   expectLength(actual, expected);
-  const { dtype, terms = 0, scale } = closeness;
+  const { dtype, terms = 0, scale, spread } = closeness;
   const { relative, perTerm, absolute, largest } = tolerances[dtype];
   const worst = { index: -1, ratio: 1, bound: 0 };
   for (let i = 0; i < expected.length; i++) {
     const [a, e] = [actual[i]!, expected[i]!];
     const magnitude = typeof scale === "number" ? scale : (scale?.[i] ?? Math.abs(e));
-    const bound = absolute + relative * Math.abs(e) + perTerm * terms * magnitude;
+    const bound =
+      absolute +
+      relative * Math.abs(e) +
+      perTerm * terms * magnitude +
+      ROUNDED_ROW * (spread?.[i] ?? 0);
     const ratio = excess(a, e, bound, largest);
     if (ratio > worst.ratio) Object.assign(worst, { index: i, ratio, bound });
   }

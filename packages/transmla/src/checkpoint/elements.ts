@@ -1,4 +1,4 @@
-import { asHostArray, bytesOf, bytesPerElement, decode, encode, type DType } from "@transmla/core";
+import { asHostArray, byteLength, bytesOf, decode, encode, type DType } from "@transmla/core";
 
 /** The element types of stored tensors, by their safetensors names. */
 export type StoredDType = "F32" | "F16" | "BF16" | "F64" | "I32" | "I64" | "U8" | "BOOL";
@@ -62,7 +62,7 @@ const codecs: Readonly<Record<StoredDType, Codec>> = {
 /** The element types that core knows too. */
 function shared(dtype: DType, integral = false): Codec {
   return {
-    bytes: bytesPerElement[dtype],
+    bytes: byteLength(dtype, 1),
     integral,
     decode: (bytes) => decode(asHostArray(bytes, dtype), dtype),
     encode: (values) => bytesOf(encode(values, dtype)),

@@ -1,4 +1,11 @@
-import { ArgumentError, fail, StateError, type Backend, type DType } from "@transmla/core";
+import {
+  ArgumentError,
+  byteLength,
+  fail,
+  StateError,
+  type Backend,
+  type DType,
+} from "@transmla/core";
 
 import type { AttentionConfig, ModelConfig, RopeConfig } from "./config/model-config.ts";
 import { LayerCache } from "./layer-cache.ts";
@@ -48,7 +55,7 @@ export class KeyValueCache implements Disposable {
   get bytes(): number {
     let total = 0;
     for (const layer of this.layers) {
-      for (const { size, dtype } of layer.tensors) total += size * (dtype === "f32" ? 4 : 2);
+      for (const { size, dtype } of layer.tensors) total += byteLength(dtype, size);
     }
     return total;
   }

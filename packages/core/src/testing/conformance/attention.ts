@@ -4,7 +4,15 @@ import type { AttentionAttributes } from "../../backend.ts";
 import { attention } from "../../fused.ts";
 import type { Shape } from "../../shape.ts";
 import type { Tensor } from "../../tensor.ts";
-import { anyFloat, cases, samples, sizes, type Case, type SampleOptions } from "../arbitraries.ts";
+import {
+  anyFloat,
+  anyFloatOrBlocks,
+  cases,
+  samples,
+  sizes,
+  type Case,
+  type SampleOptions,
+} from "../arbitraries.ts";
 import type { Subject } from "../harness.ts";
 import * as reference from "../reference-fused.ts";
 import type { Elements } from "../samples.ts";
@@ -46,14 +54,16 @@ function separate(
   extents: fc.Arbitrary<Extents>,
   query: SampleOptions,
 ): fc.Arbitrary<Case<AttentionAttributes>> {
-  return fc.tuple(extents, anyFloat, anyFloat).chain(([{ T, S, G, H, Dk, Dv }, dtype, cached]) => {
-    const operands = [
-      samples([T, H, Dk], dtype, query),
-      samples([S, G, Dk], cached),
-      samples([S, G, Dv], cached),
-    ];
-    return cases(operands, masks);
-  });
+  return fc
+    .tuple(extents, anyFloat, anyFloatOrBlocks)
+    .chain(([{ T, S, G, H, Dk, Dv }, dtype, cached]) => {
+      const operands = [
+        samples([T, H, Dk], dtype, query),
+        samples([S, G, Dk], cached),
+        samples([S, G, Dv], cached),
+      ];
+      return cases(operands, masks);
+    });
 }
 
 /** `attention` with separate keys and values, and with values that are a view of the keys. */
@@ -87,9 +97,11 @@ export function attentionTests(subject: Subject): void {
   fusedTest(subject, {
     name: "attention",
     title: " with values that are a view of the keys",
-    cases: fc.tuple(extents, anyFloat, anyFloat).chain(([{ T, S, H, Dk }, dtype, cached]) => {
-      return cases([samples([T, H, Dk], dtype), samples([S, 1, Dk], cached)], masks);
-    }),
+    cases: fc
+      .tuple(extents, anyFloat, anyFloatOrBlocks)
+      .chain(([{ T, S, H, Dk }, dtype, cached]) => {
+        return cases([samples([T, H, Dk], dtype), samples([S, 1, Dk], cached)], masks);
+      }),
     run: ([q, latent], attributes) => {
       return attention(q!, latent!, latent!.slice(2, 0, latentWidth(latent!)), attributes);
     },

@@ -2,14 +2,23 @@ import * as fc from "fast-check";
 import { test } from "vitest";
 
 import type { Backend, FusedOps, Ops } from "../../backend.ts";
+import { isBlock } from "../../blocks.ts";
 import { expertMatmul, gatedActivation, rmsNorm, rope, softmax } from "../../fused.ts";
 import type { Tensor } from "../../tensor.ts";
-import { anyFloat, cases, samples, shapes, sizes, type Case } from "../arbitraries.ts";
+import {
+  anyFloat,
+  anyFloatOrBlocks,
+  cases,
+  samples,
+  shapes,
+  sizes,
+  type Case,
+} from "../arbitraries.ts";
 import { evaluate, primitivesOnly, forAll, type Outcome, type Subject } from "../harness.ts";
 import * as reference from "../reference-fused.ts";
-import type { Expected } from "../reference.ts";
+import type { Expected, ExpectedProduct } from "../reference.ts";
 import { elementsOf, place, type Elements } from "../samples.ts";
-import { expectClose } from "../tolerance.ts";
+import { expectClose, type Closeness } from "../tolerance.ts";
 
 /** How a fused operation is tested. */
 export interface FusedTest<K extends keyof FusedOps> {
@@ -22,7 +31,10 @@ export interface FusedTest<K extends keyof FusedOps> {
   /** Runs the operation. */
   readonly run: (operands: readonly Tensor[], attributes: Ops[K]) => Tensor;
   /** What it should give, from the same operands. */
-  readonly expected: (operands: readonly Elements[], attributes: Ops[K]) => Expected;
+  readonly expected: (
+    operands: readonly Elements[],
+    attributes: Ops[K],
+  ) => Expected | ExpectedProduct;
 }
 
 /**
@@ -36,8 +48,14 @@ export function fusedTest<K extends keyof FusedOps>(subject: Subject, fused: Fus
       const tensors = operands.map((operand) => place(backend, operand));
       return run(tensors, attributes);
     });
-  const reference = ({ operands, attributes }: Case<Ops[K]>): Expected =>
-    expected(operands.map(elementsOf), attributes);
+  const reference = ({
+    operands,
+    attributes,
+  }: Case<Ops[K]>): Expected & Pick<Closeness, "spread"> => {
+    const result = expected(operands.map(elementsOf), attributes);
+    const spread = operands.some(({ dtype }) => isBlock(dtype)) && "spread" in result;
+    return { ...result, spread: spread ? result.spread : undefined };
+  };
 
   test(
     `${name}${title} as composed matches the reference`,
@@ -53,9 +71,14 @@ export function fusedTest<K extends keyof FusedOps>(subject: Subject, fused: Fus
     const expectMatch = async (case_: Case<Ops[K]>): Promise<void> => {
       const own = await outcome(subject(), case_);
       const composed = await outcome(primitivesOnly(subject()), case_);
-      const { terms, scale } = reference(case_);
+      const { terms, scale, spread } = reference(case_);
       // Both sides carry the rounding errors of their sums.
-      expectClose(own.values, composed.values, { dtype: own.dtype, terms: 2 * terms, scale });
+      expectClose(own.values, composed.values, {
+        dtype: own.dtype,
+        terms: 2 * terms,
+        scale,
+        spread: spread && Array.from(spread, (x) => 2 * x),
+      });
     };
     await forAll(fused.cases, expectMatch)();
   });
@@ -145,7 +168,7 @@ function expertMatmulTests(subject: Subject): void {
   fusedTest(subject, {
     name: "expertMatmul",
     cases: fc
-      .tuple(extents, anyFloat, anyFloat)
+      .tuple(extents, anyFloat, anyFloatOrBlocks)
       .chain(([{ E, m, n, ids, shared, indices }, dtype, weight]) => {
         const rows = shared ? [...ids.slice(0, -1), 1] : ids;
         const operands = [

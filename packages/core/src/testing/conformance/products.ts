@@ -1,10 +1,20 @@
 import * as fc from "fast-check";
 import { test } from "vitest";
 
+import { isBlock } from "../../blocks.ts";
 import type { DType } from "../../dtype.ts";
 import { full, matmul, max, sum } from "../../ops.ts";
 import { tensor } from "../../tensor.ts";
-import { anyDType, anyFloat, cases, samples, shapes, sizes } from "../arbitraries.ts";
+import {
+  anyDType,
+  anyFloat,
+  anyFloatOrBlocks,
+  blockDTypes,
+  cases,
+  samples,
+  shapes,
+  sizes,
+} from "../arbitraries.ts";
 import { evaluate, forAll, type Subject } from "../harness.ts";
 import * as reference from "../reference.ts";
 import { elementsOf, place, type Sample } from "../samples.ts";
@@ -29,28 +39,31 @@ async function expectProduct(subject: Subject, a: Sample, b: Sample): Promise<vo
   const left = reference.expand(elementsOf(a), [...batch, ...a.shape.slice(-2)]);
   const right = reference.expand(elementsOf(b), [...batch, ...b.shape.slice(-2)]);
   const expected = reference.matmul(left, right);
-  expectClose(result.values, expected.values, { ...expected, dtype: a.dtype });
+  const spread = isBlock(b.dtype) ? expected.spread : undefined;
+  expectClose(result.values, expected.values, { ...expected, spread, dtype: a.dtype });
 }
 
 function matmulTests(subject: Subject): void {
-  const single = fc.tuple(extents, anyFloat, anyFloat).chain(([{ m, k, n }, left, right]) => {
-    return fc.tuple(samples([m, k], left), samples([k, n], right));
-  });
+  const single = fc
+    .tuple(extents, anyFloat, anyFloatOrBlocks)
+    .chain(([{ m, k, n }, left, right]) => {
+      return fc.tuple(samples([m, k], left), samples([k, n], right));
+    });
   test(
     "matmul of any views and float dtypes",
     forAll(single, ([a, b]) => expectProduct(subject, a, b), 80),
   );
 
   const batched = fc
-    .tuple(extents, batches, fc.nat(2), fc.nat(2), anyFloat)
+    .tuple(extents, batches, fc.nat(2), fc.nat(2), anyFloat, anyFloatOrBlocks)
     .filter(([{ m, k, n }, batch]) => m * k * n * batch.reduce((x, y) => x * y, 1) <= 20_000)
-    .chain(([{ m, k, n }, batch, leftSkips, rightSkips, dtype]) => {
+    .chain(([{ m, k, n }, batch, leftSkips, rightSkips, dtype, weights]) => {
       // Either operand may lack leading axes or have them 1 wide.
       const left = batch.map((size) => (leftSkips === 1 ? 1 : size));
       const right = batch.map((size) => (rightSkips === 1 ? 1 : size));
       return fc.tuple(
         samples([...left.slice(leftSkips === 2 ? 1 : 0), m, k], dtype),
-        samples([...right.slice(rightSkips === 2 ? 1 : 0), k, n], dtype),
+        samples([...right.slice(rightSkips === 2 ? 1 : 0), k, n], weights),
       );
     });
   test(
@@ -58,12 +71,31 @@ function matmulTests(subject: Subject): void {
     forAll(batched, ([a, b]) => expectProduct(subject, a, b)),
   );
 
-  const row = fc.tuple(sizes({ max: 300 }), sizes({ max: 65 }), anyFloat).chain(([k, n, dtype]) => {
-    return fc.tuple(samples([1, k], "f32"), samples([k, n], dtype));
-  });
+  const row = fc
+    .tuple(sizes({ max: 300 }), sizes({ max: 65 }), anyFloatOrBlocks)
+    .chain(([k, n, dtype]) => fc.tuple(samples([1, k], "f32"), samples([k, n], dtype)));
   test(
     "matmul of one row",
     forAll(row, ([a, b]) => expectProduct(subject, a, b)),
+  );
+
+  // As linear layers use them: weights stored output first, whose last block may be cut.
+  const linear = fc
+    .tuple(
+      fc.constantFrom(1, 2, 3, 5, 9, 40),
+      fc.constantFrom(32, 40, 64, 96, 130, 320),
+      sizes({ max: 65 }),
+      fc.constantFrom(...blockDTypes),
+    )
+    .chain(([m, k, n, dtype]) => {
+      const none = [0, 0];
+      const layout = { order: [1, 0], before: none, after: none, repeat: [false, false] };
+      const weights = samples([k, n], dtype).map((sample): Sample => ({ ...sample, layout }));
+      return fc.tuple(samples([m, k], "f32"), weights);
+    });
+  test(
+    "matmul with transposed blocks",
+    forAll(linear, ([a, b]) => expectProduct(subject, a, b)),
   );
 
   for (const [m, k, n] of [

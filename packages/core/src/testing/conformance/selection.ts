@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import type { DType } from "../../dtype.ts";
 import { gather, topK } from "../../ops.ts";
 import { tensor } from "../../tensor.ts";
-import { anyDType, cases, samples, sizes } from "../arbitraries.ts";
+import { anyDType, blockDTypes, cases, samples, sizes } from "../arbitraries.ts";
 import { evaluate, forAll, type Subject } from "../harness.ts";
 import * as reference from "../reference.ts";
 import { elementsOf, place, type Sample } from "../samples.ts";
@@ -29,7 +29,13 @@ async function expectGathered(subject: Subject, table: Sample, rows: Sample): Pr
 function gatherTests(subject: Subject): void {
   // Coarse indices run from -8 or 0 up to 8 or 16: tables of 0 to 20 rows leave some of them outside.
   const single = fc
-    .tuple(sizes({ max: 20 }), sizes({ max: 65 }), sizes({ max: 20 }), anyDType, indexDTypes)
+    .tuple(
+      sizes({ max: 20 }),
+      sizes({ max: 65 }),
+      sizes({ max: 20 }),
+      fc.oneof({ arbitrary: anyDType, weight: 5 }, fc.constantFrom(...blockDTypes)),
+      indexDTypes,
+    )
     .chain(([n, w, k, dtype, indices]) => {
       const table = samples([n, w], dtype, { values: "any" });
       return cases([table, samples([k], indices, { values: "coarse" })], fc.constant({}));
