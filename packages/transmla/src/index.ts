@@ -33,11 +33,15 @@ export type { ConversionMethod } from "./convert/conversion.ts";
 export { chooseLatentSizes } from "./convert/latent/choose-sizes.ts";
 export type { ChooseLatentSizesOptions, LatentSizes } from "./convert/latent/choose-sizes.ts";
 export type { LatentRecipe } from "./convert/latent/recipe.ts";
+export type { LayerReport } from "./convert/latent/method.ts";
 export type { FactoredInit } from "./convert/factored.ts";
 export type { OutputDType } from "./convert/merged.ts";
+export type { Target } from "./convert/targets.ts";
 
 export { compare, cutWindows, evaluate } from "./evaluate/evaluate.ts";
 export type { Comparison, Evaluation, EvaluationOptions } from "./evaluate/evaluate.ts";
+
+export { drawCharts, type Chart, type Series } from "./picture/chart.ts";
 
 export { generate } from "./generate/generate.ts";
 export type { GeneratedPiece, GenerateOptions, GenerationStatistics } from "./generate/generate.ts";

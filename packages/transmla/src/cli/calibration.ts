@@ -4,6 +4,7 @@ import { readAssets } from "../assets.ts";
 import type { Folder } from "../checkpoint/folder.ts";
 import type { ConversionMethod } from "../convert/conversion.ts";
 import { chooseLatentSizes } from "../convert/latent/choose-sizes.ts";
+import { targetSizes, type CacheSizes, type Target } from "../convert/targets.ts";
 import { cutWindows } from "../evaluate/evaluate.ts";
 import { readConfig } from "../load.ts";
 import type { Model } from "../model/model.ts";
@@ -21,11 +22,14 @@ const USUAL_WINDOW = 1024;
 /** One window in so many is held out of the calibration to choose sizes by. */
 const SELECTION_EVERY = 5;
 
+type LatentConversion = Extract<ConversionMethod, { readonly method: "latent" }>;
+
 /** Options of `--method latent`. */
 export interface LatentOptions {
   readonly latentRank?: number;
   readonly ropeDim?: number;
   readonly cache?: number;
+  readonly target?: Target;
   readonly calibration?: string;
   readonly window?: number;
   readonly maxWindows?: number;
@@ -40,17 +44,13 @@ export async function latentConversion(
   folder: Folder,
   options: LatentOptions,
   context: CommandContext,
-): Promise<ConversionMethod> {
-  const { ropeDim, latentRank, cache, calibration: text } = options;
-  const sized = ropeDim !== undefined && latentRank !== undefined;
-  if (sized === (cache !== undefined)) {
-    const problem = "latent needs either --cache, or both --rope-dim and --latent-rank";
-    fail(ArgumentError, "convert", problem);
-  }
-  if (text !== undefined && sized) {
+): Promise<LatentConversion> {
+  const { cache, calibration: text } = options;
+  const sizes = await givenSizes(folder, options);
+  if (text !== undefined && sizes) {
     const windows = await readCalibration(folder, text, options);
     context.report.remark(describeWindows(windows, text));
-    return { method: "latent", ropeDim, latentRank, calibration: windows };
+    return { method: "latent", ...sizes, target: options.target, calibration: windows };
   }
   using model = await openModel(path, context);
   const windows =
@@ -58,16 +58,35 @@ export async function latentConversion(
       ? await sampleWindows(model, options)
       : await readCalibration(folder, text, options);
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
-  if (sized) return { method: "latent", ropeDim, latentRank, calibration: windows };
-  return await chooseConversion(model, cache!, windows, context);
+  if (sizes) return { method: "latent", ...sizes, target: options.target, calibration: windows };
+  return await chooseConversion(model, cache!, windows, options.target, context);
+}
+
+/** The sizes that the options state or the target leaves no choice of; none where a cache is to be split. */
+async function givenSizes(
+  folder: Folder,
+  { ropeDim, latentRank, cache, target }: LatentOptions,
+): Promise<CacheSizes | undefined> {
+  if (ropeDim !== undefined && latentRank !== undefined && cache === undefined) {
+    return { ropeDim, latentRank };
+  }
+  if (ropeDim === undefined && latentRank === undefined) {
+    const { attention } = (await readConfig(folder)).config;
+    const preset =
+      target && attention.kind === "grouped" ? targetSizes(target, attention, cache) : undefined;
+    if (preset ?? cache !== undefined) return preset;
+  }
+  const problem = "latent needs either --cache, or both --rope-dim and --latent-rank";
+  return fail(ArgumentError, "convert", problem);
 }
 
 async function chooseConversion(
   model: Model,
   cache: number,
   windows: readonly (readonly number[])[],
+  target: Target | undefined,
   { report, signal }: CommandContext,
-): Promise<ConversionMethod> {
+): Promise<LatentConversion> {
   const heldOut = (index: number): boolean => (index + 1) % SELECTION_EVERY === 0;
   const calibration = windows.filter((_, index) => !heldOut(index));
   const selection = windows.filter((_, index) => heldOut(index));
@@ -79,12 +98,13 @@ async function chooseConversion(
     cache,
     calibration,
     selection,
+    target,
     signal,
     onCandidate: ({ ropeDim, latentRank, meanKl }) =>
       report.remark(`${ropeDim} + ${latentRank}: KL ${formatSmall(meanKl)} on held-out windows`),
   });
   const { ropeDim, latentRank } = best;
-  return { method: "latent", ropeDim, latentRank, calibration };
+  return { method: "latent", ropeDim, latentRank, target, calibration };
 }
 
 /** Windows of a file: those of a .json file as they are, a text cut into windows of one length. */

@@ -5,6 +5,9 @@ import {
 } from "../model/config/model-config.ts";
 import { heldPositions } from "../model/layer-cache.ts";
 
+/** Bytes of a cached number where no dtype is asked for: those of f16, which serving runtimes use. */
+export const CACHE_BYTES = 2;
+
 /** One line on the attention of a model. */
 export function describeAttention(attention: AttentionConfig): string {
   switch (attention.kind) {

@@ -1,6 +1,8 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 
+import { targets } from "../convert/targets.ts";
 import { chat } from "./commands/chat.ts";
+import { compareCommand, type CompareOptions } from "./commands/compare.ts";
 import { convertCommand, type ConvertCommandOptions } from "./commands/convert.ts";
 import { demo } from "./commands/demo.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
@@ -116,6 +118,7 @@ export function createProgram(
     }
   };
   addModelCommands(program, run);
+  addComparison(program, run);
   addTextCommands(program, run);
   return program;
 }
@@ -158,17 +161,15 @@ function addModelCommands(program: Command, run: Run): void {
       ]),
     )
     .addOption(
-      new Option(
-        "--target <name>",
-        "who runs the result of --method merged: transformers, or own: this library, for any model",
-      )
-        .choices(["transformers", "own"])
-        .default("transformers"),
-    )
-    .addOption(
       new Option("--dtype <dtype>", "of the stored weights")
         .choices(["f32", "bf16"])
         .default("f32"),
+    )
+    .addOption(
+      new Option(
+        "--target <runtime>",
+        "who runs the result (default: transformers); vllm sets the sizes of --method latent, own is this library",
+      ).choices(targets),
     )
     .option(
       "--cache <numbers>",
@@ -187,6 +188,7 @@ function addModelCommands(program: Command, run: Run): void {
       positiveInteger,
     )
     .option("--max-windows <count>", "the most windows", positiveInteger)
+    .option("--svg <file>", "of --method latent: a picture of layer errors and eigenvalues")
     .action((model: string, out: string, options: ConvertCommandOptions, self: Command) => {
       return run(self, (context) => convertCommand(model, out, options, context));
     });
@@ -197,6 +199,22 @@ function addModelCommands(program: Command, run: Run): void {
     .action((a: string, b: string, options: VerifyOptions, self: Command) => {
       return run(self, (context) => verify(a, b, options, context));
     });
+}
+
+function addComparison(program: Command, run: Run): void {
+  withText(
+    command(
+      program,
+      "compare <reference> <models...>",
+      "perplexity, KL and cache of models beside those of a reference",
+    ),
+  )
+    .option("--svg <file>", "a picture of quality against cache size")
+    .action(
+      (reference: string, models: readonly string[], options: CompareOptions, self: Command) => {
+        return run(self, (context) => compareCommand(reference, models, options, context));
+      },
+    );
 }
 
 function addTextCommands(program: Command, run: Run): void {

@@ -9,16 +9,17 @@ import type { GroupedWeights, WeightStore } from "../model/weights.ts";
 import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import { scaled, type HostTensor } from "./host-tensor.ts";
-import { latentMethod } from "./latent/method.ts";
+import { latentMethod, type LayerReport } from "./latent/method.ts";
 import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
 import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
 import { ownConfig, ownMergedTensors } from "./own-format.ts";
+import { requireTarget, type Target } from "./targets.ts";
 
 export type { WeightReader } from "./method.ts";
 
 /** Which conversion. */
-export type ConversionMethod =
+export type ConversionMethod = (
   | {
       /** Keys and values as products of two factors, RoPE after the second: exact, the form to fine-tune. */
       readonly method: "factored";
@@ -28,15 +29,19 @@ export type ConversionMethod =
   | {
       /** All heads share one key of the width of all kv heads: exact. */
       readonly method: "merged";
-      /** `transformers` when absent: a vanilla DeepSeek-V3 model. `own`: any model, in the format of this library. */
-      readonly target?: "transformers" | "own" | undefined;
     }
   | (LatentRecipe & {
       /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
       readonly method: "latent";
       /** Windows of token ids that statistics are gathered on: 16 k tokens or more, as long as the context to come. */
       readonly calibration: readonly (readonly number[])[];
-    });
+      /** Called after each layer. */
+      readonly onLayer?: ((report: LayerReport) => void) | undefined;
+    })
+) & {
+  /** Who runs the result; what it cannot hold is refused. When absent, `own` for `factored`, `transformers` for others. */
+  readonly target?: Target | undefined;
+};
 
 /** A conversion that is laid out and not yet computed. */
 export interface Conversion {
@@ -81,6 +86,7 @@ export function planConversion(
   }
   const from = { json, config: source, attention, weights };
   const method = createMethod(from, options);
+  if (options.target) requireTarget(options.target, method.config);
   const plan = planTensors(parseConfig(method.config), (name) => method.has(name));
   return {
     config: method.config,
@@ -96,7 +102,7 @@ function createMethod(source: GroupedSource, options: ConversionMethod & PlanOpt
     case "merged":
       return options.target === "own" ? ownMerged(source) : merged(source, options.dtype ?? "f32");
     case "latent":
-      return latentMethod(source, options, options.calibration, options.backend);
+      return latentMethod(source, options, options, options.backend);
   }
 }
 

@@ -1,22 +1,27 @@
+import { ArgumentError, fail } from "@transmla/core";
+
 import { createOutputFolder } from "../../checkpoint/disk.ts";
 import type { Folder } from "../../checkpoint/folder.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
 import { convertCheckpoint } from "../../convert/convert.ts";
+import type { LayerReport } from "../../convert/latent/method.ts";
 import type { OutputDType } from "../../convert/merged.ts";
 import { asFolder, readConfig } from "../../load.ts";
 import { parseConfig } from "../../model/config/families.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
+import { drawLayers } from "../../picture/layers.ts";
 import { latentConversion, type LatentOptions } from "../calibration.ts";
 import type { CommandContext } from "../context.ts";
 import { describeAttention } from "../describe.ts";
 import { formatCount, formatSmall } from "../report.ts";
+import { writeText } from "../write-text.ts";
 
 /** Options of `transmla convert`. */
 export interface ConvertCommandOptions extends LatentOptions {
   readonly method: ConversionMethod["method"];
   readonly init?: "svd" | "identity";
-  readonly target: "transformers" | "own";
   readonly dtype: OutputDType;
+  readonly svg?: string;
 }
 
 /** Converts a checkpoint to another folder. */
@@ -32,10 +37,14 @@ export async function convertCommand(
     onDownload: report.progress(`downloading ${from}`),
   });
   const { config: before } = await readConfig(folder);
+  if (options.svg !== undefined && options.method !== "latent") {
+    fail(ArgumentError, "--svg", `draws the layers of --method latent, not of ${options.method}`);
+  }
+  const layers: LayerReport[] = [];
   const output = await createOutputFolder(to);
   let method: ConversionMethod;
   try {
-    method = await chooseMethod(from, folder, options, context);
+    method = await chooseMethod(from, folder, options, context, layers);
   } catch (error) {
     await output.discard();
     throw error;
@@ -48,6 +57,7 @@ export async function convertCommand(
     onProgress: report.progress("converting"),
   });
   const after = parseConfig(config);
+  if (options.svg !== undefined) await writeText(options.svg, drawLayers(layers));
   const cache = [cacheWidth(before.attention), cacheWidth(after.attention)];
   report.line(`${to}: ${describeAttention(after.attention)}`);
   report.table([
@@ -77,13 +87,17 @@ async function chooseMethod(
   folder: Folder,
   options: ConvertCommandOptions,
   context: CommandContext,
+  layers: LayerReport[],
 ): Promise<ConversionMethod> {
   switch (options.method) {
     case "factored":
-      return { method: "factored", init: options.init };
+      return { method: "factored", init: options.init, target: options.target };
     case "merged":
       return { method: "merged", target: options.target };
     case "latent":
-      return latentConversion(from, folder, options, context);
+      return {
+        ...(await latentConversion(from, folder, options, context)),
+        onLayer: (layer) => layers.push(layer),
+      };
   }
 }

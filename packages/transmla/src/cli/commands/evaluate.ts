@@ -1,6 +1,8 @@
 import { evaluate } from "../../evaluate/evaluate.ts";
 import { openModel, type CommandContext } from "../context.ts";
+import { CACHE_BYTES, cacheBytes } from "../describe.ts";
 import { readWindows, type TextOptions } from "../inputs.ts";
+import { formatBytes } from "../report.ts";
 
 /** Prints the perplexity of a model on a text. */
 export async function evaluateCommand(
@@ -20,5 +22,7 @@ export async function evaluateCommand(
   report.line(`perplexity     ${result.perplexity.toFixed(4)}`);
   report.line(`cross-entropy  ${result.crossEntropy.toFixed(4)} nats per token`);
   report.line(`predicted      ${result.tokens} tokens`);
-  report.result({ model: path, text: from, ...result });
+  const bytesPerToken = cacheBytes(model.config, 1, CACHE_BYTES);
+  report.line(`cache          ${formatBytes(bytesPerToken)} per token in f16`);
+  report.result({ model: path, text: from, ...result, bytesPerToken });
 }

@@ -3,6 +3,7 @@ import { ArgumentError, fail } from "@transmla/core";
 import { compare } from "../../evaluate/evaluate.ts";
 import type { Model } from "../../model/model.ts";
 import { convert } from "../convert.ts";
+import type { Target } from "../targets.ts";
 
 /** Sizes of a latent conversion, and how far its predictions are from the source's. */
 export interface LatentSizes {
@@ -22,6 +23,8 @@ export interface ChooseLatentSizesOptions {
   readonly calibration: readonly (readonly number[])[];
   /** Windows that they are judged by; no part of `calibration`, or the choice favours what fits noise. */
   readonly selection: readonly (readonly number[])[];
+  /** The runtime that must hold the result. */
+  readonly target?: Target | undefined;
   /** Called after each candidate. */
   readonly onCandidate?: ((sizes: LatentSizes, done: number, total: number) => void) | undefined;
   /** Stops between tensors. */
@@ -44,7 +47,7 @@ export async function chooseLatentSizes(
   model: Model,
   options: ChooseLatentSizesOptions,
 ): Promise<[LatentSizes, ...LatentSizes[]]> {
-  const { cache, calibration, selection, signal } = options;
+  const { cache, calibration, selection, target, signal } = options;
   const splits = latentSplits(model, cache);
   const found: LatentSizes[] = [];
   for (const { ropeDim, latentRank } of splits) {
@@ -53,6 +56,7 @@ export async function chooseLatentSizes(
       ropeDim,
       latentRank,
       calibration,
+      target,
       signal,
     });
     const [comparison] = await compare(model, [converted], selection, { signal });

@@ -8,12 +8,32 @@ import { latentConfig, latentTensors } from "./export.ts";
 import { LatentRun } from "./latent-run.ts";
 import { completeRecipe, type LatentRecipe } from "./recipe.ts";
 
+/** What is known of a layer that has been converted. */
+export interface LayerReport {
+  /** Which layer, from 0. */
+  readonly layer: number;
+  /** `Σ |y' - y|² / Σ |y|²` of the attention output over the calibration tokens, with the original output matrix. */
+  readonly errorBefore: number;
+  /** The same of the result. */
+  readonly error: number;
+  /** The energies of the components of keys and values, descending, of which the latent holds the first. */
+  readonly eigenvalues: Float64Array;
+}
+
+/** What a calibrated conversion is given besides its recipe. */
+export interface Calibration {
+  /** Windows of token ids. */
+  readonly calibration: readonly (readonly number[])[];
+  /** Called after each layer. */
+  readonly onLayer?: ((report: LayerReport) => void) | undefined;
+}
+
 /**
  * The calibrated conversion to a smaller cache, as a method of the loop over layers.
  *
  * @param source - The model.
  * @param recipe - Sizes and ingredients.
- * @param calibration - Windows of token ids.
+ * @param calibration - Windows of token ids, and who is told of layers.
  * @param backend - Where the source runs over them.
  * @throws UnsupportedError when the model cannot be written as DeepSeek-V3.
  * @throws ArgumentError when a size or a window does not fit the model.
@@ -21,7 +41,7 @@ import { completeRecipe, type LatentRecipe } from "./recipe.ts";
 export function latentMethod(
   source: GroupedSource,
   recipe: LatentRecipe,
-  calibration: readonly (readonly number[])[],
+  { calibration, onLayer }: Calibration,
   backend: Backend | undefined,
 ): Method {
   const { json, config, attention, weights } = source;
@@ -34,14 +54,15 @@ export function latentMethod(
   return {
     config: latentConfig(json, config, attention, complete, calibration),
     has: (name) => name === "lm_head.weight",
-    attention: async () => {
+    attention: async (index) => {
       run ??= new LatentRun(config, attention, read, {
         backend:
           backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on"),
         windows: calibration,
         recipe: complete,
       });
-      const { layer } = await run.convertNext();
+      const { layer, errorBefore, error, latent } = await run.convertNext();
+      onLayer?.({ layer: index, errorBefore, error, eigenvalues: latent.eigenvalues });
       return latentTensors(layer, attention, residual);
     },
     carried: carriedUnder(source, residual),
