@@ -123,13 +123,13 @@ export function decodeElements(
  * @param dtype - What to store.
  * @param values - Any numbers.
  * @param refuse - Called for a finite number that would become infinite, and for one that an integer type cannot hold.
- * @returns Little-endian bytes.
+ * @returns Little-endian bytes, and the values that they hold.
  */
 export function encodeElements(
   dtype: StoredDType,
   values: ArrayLike<number>,
   refuse: (index: number, problem: string) => never,
-): Uint8Array {
+): { readonly bytes: Uint8Array; readonly stored: ArrayLike<number> } {
   const codec = codecs[dtype];
   const bytes = codec.encode(values);
   const stored = codec.decode(bytes, refuse);
@@ -139,5 +139,5 @@ export function encodeElements(
       : Number.isFinite(stored[i]) || !Number.isFinite(values[i]);
     if (!kept) refuse(i, `${values[i]} does not fit in ${dtype}`);
   }
-  return bytes;
+  return { bytes, stored };
 }

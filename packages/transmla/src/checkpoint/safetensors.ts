@@ -2,7 +2,7 @@ import { fail, FormatError } from "@transmla/core";
 
 import type { ByteSource } from "./folder.ts";
 import { LENGTH_BYTES, parseHeader, parseLength, type StoredTensor } from "./header.ts";
-import { readNumbers, tensorSource, type TensorSource } from "./tensors.ts";
+import { readPieces, tensorSource, type TensorSource } from "./tensors.ts";
 
 /**
  * Reads and checks what a safetensors file contains, without its values.
@@ -33,13 +33,13 @@ export async function readTensor(file: ByteSource, tensor: StoredTensor): Promis
 }
 
 /**
- * Reads the values of a tensor, widened to f64.
+ * Reads the values of a tensor a piece at a time, widened to f64.
  *
  * @param file - The file whose header described the tensor.
  * @param tensor - Which one.
  */
-export async function readValues(file: ByteSource, tensor: StoredTensor): Promise<Float64Array> {
-  return readNumbers(tensor, file.name, async (begin, end) =>
+export function readValues(file: ByteSource, tensor: StoredTensor): AsyncGenerator<Float64Array> {
+  return readPieces(tensor, file.name, async (begin, end) =>
     file.read(tensor.begin + begin, tensor.begin + end),
   );
 }
@@ -56,7 +56,7 @@ export async function openSafetensors(file: ByteSource): Promise<TensorSource> {
   try {
     return tensorSource(file.name, await readHeader(file), {
       bytes: async (tensor) => readTensor(file, tensor),
-      numbers: async (tensor) => readValues(file, tensor),
+      pieces: (tensor) => readValues(file, tensor),
       close: async () => file.close(),
     });
   } catch (error) {

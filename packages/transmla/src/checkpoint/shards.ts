@@ -45,24 +45,30 @@ interface ShardedTensor extends StoredTensor {
 export async function openCheckpoint(folder: Folder): Promise<TensorSource> {
   if (folder.openTensors) return folder.openTensors();
   const tensors = await locate(folder);
-  const reading = async <T>(
-    tensor: ShardedTensor,
-    read: (file: ByteSource, tensor: StoredTensor) => Promise<T>,
-  ): Promise<T> => {
+  const opened = async (tensor: ShardedTensor): Promise<ByteSource> => {
     const file = await folder.open(tensor.file);
-    try {
-      if (file.size !== tensor.fileBytes) {
-        const problem = `changed from ${tensor.fileBytes} to ${file.size} bytes since it was opened`;
-        fail(FileError, "openCheckpoint", problem, file.name);
-      }
-      return await read(file, tensor);
-    } finally {
-      await file.close();
-    }
+    if (file.size === tensor.fileBytes) return file;
+    await file.close();
+    const problem = `changed from ${tensor.fileBytes} to ${file.size} bytes since it was opened`;
+    return fail(FileError, "openCheckpoint", problem, file.name);
   };
   return tensorSource(folder.path, tensors, {
-    bytes: async (tensor) => reading(tensor, readTensor),
-    numbers: async (tensor) => reading(tensor, readValues),
+    bytes: async (tensor) => {
+      const file = await opened(tensor);
+      try {
+        return await readTensor(file, tensor);
+      } finally {
+        await file.close();
+      }
+    },
+    pieces: async function* (tensor) {
+      const file = await opened(tensor);
+      try {
+        yield* readValues(file, tensor);
+      } finally {
+        await file.close();
+      }
+    },
     close: async () => {},
   });
 }

@@ -36,6 +36,12 @@ export interface TensorSource {
    * @throws FormatError for an I64 beyond 2^53 and a BOOL other than 0 and 1.
    */
   numbers(name: string): Promise<Float64Array>;
+  /**
+   * The same values a piece at a time, in order, so that memory need not hold the tensor. The caller owns each piece.
+   *
+   * @param name - A key of `tensors`.
+   */
+  pieces(name: string): AsyncGenerator<Float64Array>;
   /** Lets go of the files. Reading afterwards is an error. */
   close(): Promise<void>;
 }
@@ -78,7 +84,7 @@ export function tensorSource<T extends TensorInfo>(
   tensors: ReadonlyMap<string, T>,
   store: {
     bytes(tensor: T): Promise<Uint8Array>;
-    numbers(tensor: T): Promise<Float64Array>;
+    pieces(tensor: T): AsyncGenerator<Float64Array>;
     close(): Promise<void>;
   },
 ): TensorSource {
@@ -90,7 +96,12 @@ export function tensorSource<T extends TensorInfo>(
   return {
     tensors,
     bytes: async (name) => store.bytes(find("bytes", name)),
-    numbers: async (name) => store.numbers(find("numbers", name)),
+    numbers: async (name) => {
+      const tensor = find("numbers", name);
+      const out = allocate(elementCount(tensor.shape), tensor, label);
+      return collect(store.pieces(tensor), out);
+    },
+    pieces: (name) => store.pieces(find("pieces", name)),
     close: async () => {
       if (closed) return;
       closed = true;
@@ -100,23 +111,42 @@ export function tensorSource<T extends TensorInfo>(
 }
 
 /**
+ * Puts pieces together.
+ *
+ * @param pieces - In order.
+ * @param out - Where they go; as long as all of them.
+ */
+export async function collect(
+  pieces: AsyncIterable<Float64Array>,
+  out: Float64Array,
+): Promise<Float64Array> {
+  let at = 0;
+  for await (const piece of pieces) {
+    out.set(piece, at);
+    at += piece.length;
+  }
+  return out;
+}
+
+/**
  * Reads a tensor as numbers, a piece at a time.
  *
  * @param tensor - What is read.
  * @param label - What errors call the source.
  * @param read - Returns a range of the tensor's bytes.
  */
-export async function readNumbers(
+export async function* readPieces(
   tensor: TensorInfo,
   label: string,
   read: (begin: number, end: number) => Promise<Uint8Array>,
-): Promise<Float64Array> {
-  const out = allocate(elementCount(tensor.shape), tensor, label);
+): AsyncGenerator<Float64Array> {
+  const count = elementCount(tensor.shape);
   const size = bytesPerStored(tensor.dtype);
-  for (let at = 0; at < out.length; at += CHUNK_ELEMENTS) {
-    const end = Math.min(at + CHUNK_ELEMENTS, out.length);
+  for (let at = 0; at < count; at += CHUNK_ELEMENTS) {
+    const end = Math.min(at + CHUNK_ELEMENTS, count);
     const bytes = await read(at * size, end * size);
-    decodeElements(tensor.dtype, bytes, out.subarray(at, end), (index, problem) =>
+    const piece = new Float64Array(end - at);
+    decodeElements(tensor.dtype, bytes, piece, (index, problem) =>
       fail(
         FormatError,
         "numbers",
@@ -124,8 +154,8 @@ export async function readNumbers(
         label,
       ),
     );
+    yield piece;
   }
-  return out;
 }
 
 function allocate(count: number, tensor: TensorInfo, label: string): Float64Array {
@@ -159,15 +189,15 @@ export function memoryTensors(tensors: ReadonlyMap<string, TensorValues>): Tenso
     if (values.length !== elementCount(shape)) {
       refuse(`: ${values.length} values do not fill [${shape.join(",")}]`);
     }
-    const stored = encodeElements(dtype, values, (index, problem) =>
+    const { bytes } = encodeElements(dtype, values, (index, problem) =>
       refuse(`, element ${index}: ${problem}`),
     );
-    held.set(name, { name, dtype, shape, stored });
+    held.set(name, { name, dtype, shape, stored: bytes });
   }
   return tensorSource(label, held, {
     bytes: async ({ stored }) => stored.slice(),
-    numbers: async (tensor) =>
-      readNumbers(tensor, label, async (begin, end) => tensor.stored.subarray(begin, end)),
+    pieces: (tensor) =>
+      readPieces(tensor, label, async (begin, end) => tensor.stored.subarray(begin, end)),
     close: async () => {},
   });
 }

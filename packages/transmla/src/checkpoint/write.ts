@@ -4,6 +4,7 @@ import { bytesPerStored, encodeElements } from "./elements.ts";
 import { checkPlanned, layOutFile, type StoredTensor } from "./header.ts";
 import { show } from "./json.ts";
 import type { ByteSink, OutputFolder } from "./output.ts";
+import { RoundingError } from "./rounding.ts";
 import { INDEX_FILE, MAX_SHARDS, SINGLE_FILE } from "./shards.ts";
 import { byteSize, CHUNK_ELEMENTS, elementCount, type TensorInfo } from "./tensors.ts";
 
@@ -18,6 +19,14 @@ export interface CheckpointWriter {
    *   but beyond the type, or no integer of it.
    */
   write(name: string, values: ArrayLike<number>): Promise<void>;
+  /**
+   * Writes a tensor that comes in pieces as {@link write} does, so that memory need not hold it.
+   *
+   * @param name - A planned tensor that was not written before.
+   * @param pieces - Its values in row-major order.
+   * @returns What rounding costs: ‖rounded - exact‖ / ‖exact‖.
+   */
+  writePieces(name: string, pieces: AsyncIterable<Float64Array>): Promise<number>;
   /**
    * Writes a tensor as it is stored.
    *
@@ -89,19 +98,23 @@ export async function createCheckpoint(
   const missing = new Set(places.keys());
 
   /** Writes one tensor and closes its file if it was the last. */
-  const store = async (
+  const store = async <T>(
     name: string,
-    body: (place: Place, sink: () => Promise<ByteSink>) => Promise<void>,
-  ): Promise<void> => {
+    body: (place: Place, sink: () => Promise<ByteSink>) => Promise<T>,
+  ): Promise<T> => {
     const place = places.get(name);
     if (place === undefined) fail(ArgumentError, "write", `tensor ${show(name)} is not planned`);
     if (started.has(name)) fail(ArgumentError, "write", `tensor ${show(name)} was written before`);
     started.add(name);
     try {
-      await body(place, async () => (place.file.sink ??= startFile(output, place.file)));
+      const result = await body(
+        place,
+        async () => (place.file.sink ??= startFile(output, place.file)),
+      );
       place.file.missing--;
       if (place.file.missing === 0) await (await place.file.sink)?.close();
       missing.delete(name);
+      return result;
     } catch (error) {
       started.delete(name);
       throw error;
@@ -112,7 +125,20 @@ export async function createCheckpoint(
     write: async (name, values) =>
       store(name, async (place, sink) => {
         checkLength(place, values.length, elementCount(place.shape), "values");
-        await writeValues(place, values, await sink());
+        await writeValues(place, 0, values, await sink());
+      }),
+    writePieces: async (name, pieces) =>
+      store(name, async (place, sink) => {
+        const rounding = new RoundingError();
+        const count = elementCount(place.shape);
+        let at = 0;
+        for await (const piece of pieces) {
+          if (at + piece.length > count) checkLength(place, at + piece.length, count, "values");
+          await writeValues(place, at, piece, await sink(), rounding);
+          at += piece.length;
+        }
+        checkLength(place, at, count, "values");
+        return rounding.relative;
       }),
     writeBytes: async (name, bytes) =>
       store(name, async (place, sink) => {
@@ -206,14 +232,25 @@ function checkLength(place: Place, length: number, expected: number, what: strin
   fail(ArgumentError, "write", problem, `${dtype}${show(shape)}`);
 }
 
-async function writeValues(place: Place, values: ArrayLike<number>, sink: ByteSink): Promise<void> {
-  const { name, dtype, begin } = place;
+/** Writes values from an element on. */
+async function writeValues(
+  { name, dtype, begin }: Place,
+  first: number,
+  values: ArrayLike<number>,
+  sink: ByteSink,
+  rounding?: RoundingError,
+): Promise<void> {
   for (let at = 0; at < values.length; at += CHUNK_ELEMENTS) {
     const piece = slice(values, at, at + CHUNK_ELEMENTS);
-    const bytes = encodeElements(dtype, piece, (index, problem) =>
-      fail(ArgumentError, "write", `tensor ${show(name)}, element ${at + index}: ${problem}`),
+    const { bytes, stored } = encodeElements(dtype, piece, (index, problem) =>
+      fail(
+        ArgumentError,
+        "write",
+        `tensor ${show(name)}, element ${first + at + index}: ${problem}`,
+      ),
     );
-    await sink.write(begin + at * bytesPerStored(dtype), bytes);
+    rounding?.add(piece, stored);
+    await sink.write(begin + (first + at) * bytesPerStored(dtype), bytes);
   }
 }
 

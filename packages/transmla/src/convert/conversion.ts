@@ -8,7 +8,7 @@ import { NamedTensors } from "../model/named-tensors.ts";
 import type { GroupedWeights, WeightStore } from "../model/weights.ts";
 import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
-import { scaled, type HostTensor } from "./host-tensor.ts";
+import type { HostTensor } from "./host-tensor.ts";
 import { latentMethod, type LayerReport } from "./latent/method.ts";
 import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
@@ -49,8 +49,18 @@ export interface Conversion {
   readonly config: HuggingFaceConfig;
   /** Name and shape of every tensor of the result. */
   readonly plan: readonly { readonly name: string; readonly shape: Shape }[];
-  /** Computes the tensors in the order of the plan. Memory holds the attention of one layer, or one other tensor. */
-  tensors(): AsyncGenerator<readonly [name: string, tensor: HostTensor]>;
+  /** Computes the tensors in the order of the plan. Memory holds the attention of one layer, or a piece of another tensor. */
+  tensors(): AsyncGenerator<ConvertedTensor>;
+}
+
+/** A tensor of a conversion. */
+interface ConvertedTensor {
+  /** Its name. */
+  readonly name: string;
+  /** Its shape. */
+  readonly shape: Shape;
+  /** Its values in row-major order, to be taken once and before the next tensor is asked for. */
+  readonly pieces: AsyncIterable<Float64Array>;
 }
 
 /** How a conversion is computed and stored. */
@@ -194,16 +204,16 @@ async function* convertTensors(
   plan: Conversion["plan"],
   weights: WeightReader,
   method: Method,
-): AsyncGenerator<readonly [string, HostTensor]> {
+): AsyncGenerator<ConvertedTensor> {
   let current:
     | { readonly prefix: string; readonly tensors: Readonly<Record<string, HostTensor>> }
     | undefined;
   try {
-    for (const { name } of plan) {
+    for (const { name, shape } of plan) {
       const layer = /^model\.layers\.(\d+)\.self_attn\./.exec(name);
       if (!layer) {
         const { from, scale } = method.carried(name);
-        yield [name, scaled(await weights.read(from), scale)];
+        yield { name, shape, pieces: scaledPieces(weights.pieces(from), scale) };
         continue;
       }
       const prefix = layer[0];
@@ -211,11 +221,26 @@ async function* convertTensors(
         current = undefined; // let the previous layer go before the next is read
         current = { prefix, tensors: await method.attention(Number(layer[1])) };
       }
-      yield [name, current.tensors[name.slice(prefix.length)]!];
+      yield { name, shape, pieces: onePiece(current.tensors[name.slice(prefix.length)]!.data) };
     }
   } finally {
     method.dispose?.();
   }
+}
+
+async function* scaledPieces(
+  pieces: AsyncIterable<Float64Array>,
+  by: number,
+): AsyncGenerator<Float64Array> {
+  for await (const piece of pieces) {
+    if (by !== 1) piece.forEach((x, i) => (piece[i] = x * by));
+    yield piece;
+  }
+}
+
+/** Values that are held as a whole anyway. */
+async function* onePiece(values: Float64Array): AsyncGenerator<Float64Array> {
+  yield values;
 }
 
 /** Reads the attention of one layer; the other weights of the layer are not touched. */
@@ -244,19 +269,24 @@ function withoutFused(weights: WeightReader, source: ModelConfig): WeightReader 
     return held ? held.map((part) => part.name) : [name];
   });
   if (parts.size === 0) return weights;
+  const read = async (name: string): Promise<HostTensor> => {
+    const held = parts.get(name);
+    if (!held) return weights.read(name);
+    const { shape, data } = await weights.read(held.fused);
+    const { start, end } = held.part;
+    const width = shape[1] ?? 1;
+    return {
+      shape: [end - start, ...shape.slice(1)],
+      data: data.slice(start * width, end * width),
+    };
+  };
   return {
     names,
     has: (name) => parts.has(name) || weights.has(name),
-    read: async (name) => {
-      const held = parts.get(name);
-      if (!held) return weights.read(name);
-      const { shape, data } = await weights.read(held.fused);
-      const { start, end } = held.part;
-      const width = shape[1] ?? 1;
-      return {
-        shape: [end - start, ...shape.slice(1)],
-        data: data.slice(start * width, end * width),
-      };
+    read,
+    pieces: async function* (name) {
+      if (parts.has(name)) yield (await read(name)).data;
+      else yield* weights.pieces(name);
     },
   };
 }

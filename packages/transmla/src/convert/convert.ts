@@ -4,14 +4,13 @@ import { assetFiles } from "../assets.ts";
 import type { Folder } from "../checkpoint/folder.ts";
 import type { OutputFolder } from "../checkpoint/output.ts";
 import { openCheckpoint } from "../checkpoint/shards.ts";
-import type { TensorSource } from "../checkpoint/tensors.ts";
+import { elementCount, type TensorSource } from "../checkpoint/tensors.ts";
 import { createCheckpoint } from "../checkpoint/write.ts";
 import { readConfig, type Progress } from "../load.ts";
 import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 import { Model } from "../model/model.ts";
 import { planConversion, type ConversionMethod, type WeightReader } from "./conversion.ts";
 import { formatConfig } from "./format-config.ts";
-import type { HostTensor } from "./host-tensor.ts";
 import type { OutputDType } from "./merged.ts";
 
 /** A method, and how its result is stored. */
@@ -73,9 +72,14 @@ export async function convert(model: Model, options: ConvertOptions): Promise<Mo
   });
   const tensors = new Map<string, Tensor>();
   try {
-    for await (const [name, { data, shape }] of conversion.tensors()) {
+    for await (const { name, shape, pieces } of conversion.tensors()) {
       options.signal?.throwIfAborted();
-      const rounded = decode(encode(data, dtype), dtype);
+      const rounded = new Float32Array(elementCount(shape));
+      let at = 0;
+      for await (const piece of pieces) {
+        rounded.set(decode(encode(piece, dtype), dtype), at);
+        at += piece.length;
+      }
       tensors.set(name, tensor(model.backend, rounded, shape));
       options.onProgress?.({ done: tensors.size, total: conversion.plan.length, unit: "tensors" });
     }
@@ -92,9 +96,12 @@ function modelWeights({ tensors }: Model): WeightReader {
   return {
     names: [...tensors.keys()],
     has: (name) => tensors.has(name),
-    read: async (name) => {
-      const weight = tensors.get(name)!;
-      return { shape: weight.shape, data: Float64Array.from(await weight.read()) };
+    read: async (name) => ({
+      shape: tensors.get(name)!.shape,
+      data: Float64Array.from(await tensors.get(name)!.read()),
+    }),
+    pieces: async function* (name) {
+      yield Float64Array.from(await tensors.get(name)!.read());
     },
   };
 }
@@ -108,6 +115,7 @@ function checkpointWeights(source: TensorSource): WeightReader {
       shape: source.tensors.get(name)!.shape,
       data: await source.numbers(name),
     }),
+    pieces: (name) => source.pieces(name),
   };
 }
 
@@ -135,12 +143,11 @@ export async function convertCheckpoint(
       output,
       conversion.plan.map((entry) => ({ ...entry, dtype: stored })),
     );
-    const rounding = new RoundingMeter(dtype);
+    const rounding = new RoundingMeter();
     let done = 0;
-    for await (const [name, weight] of conversion.tensors()) {
+    for await (const { name, pieces } of conversion.tensors()) {
       options.signal?.throwIfAborted();
-      await writer.write(name, weight.data);
-      rounding.add(name, weight);
+      rounding.add(name, await writer.writePieces(name, pieces));
       done++;
       options.onProgress?.({ done, total: conversion.plan.length, unit: "tensors" });
     }
@@ -154,12 +161,8 @@ export async function convertCheckpoint(
       await sink.close();
     }
     await output.commit();
-    const count = (shapes: Iterable<{ readonly shape: readonly number[] }>): number => {
-      return [...shapes].reduce(
-        (sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1),
-        0,
-      );
-    };
+    const count = (shapes: Iterable<{ readonly shape: readonly number[] }>): number =>
+      [...shapes].reduce((sum, { shape }) => sum + elementCount(shape), 0);
     return {
       config,
       parameters: [count(source.tensors.values()), count(conversion.plan)],
@@ -175,25 +178,12 @@ export async function convertCheckpoint(
 
 /** Accumulates what rounding costs. */
 class RoundingMeter {
-  readonly #dtype: OutputDType;
   #exact = 0;
   #tensors = 0;
   #worst = 0;
   #worstName: string | undefined;
 
-  constructor(dtype: OutputDType) {
-    this.#dtype = dtype;
-  }
-
-  add(name: string, { data }: HostTensor): void {
-    const rounded = decode(encode(data, this.#dtype), this.#dtype);
-    let error = 0;
-    let norm = 0;
-    for (let i = 0; i < data.length; i++) {
-      error += (rounded[i]! - data[i]!) ** 2;
-      norm += data[i]! ** 2;
-    }
-    const relative = error === 0 ? 0 : Math.sqrt(error / norm);
+  add(name: string, relative: number): void {
     this.#tensors++;
     this.#exact += Number(relative === 0);
     if (relative <= this.#worst) return;

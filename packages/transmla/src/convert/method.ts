@@ -13,6 +13,8 @@ export interface WeightReader {
   has(name: string): boolean;
   /** One weight, widened exactly. */
   read(name: string): Promise<HostTensor>;
+  /** The same a piece at a time, in order; the caller owns each piece. */
+  pieces(name: string): AsyncIterable<Float64Array>;
 }
 
 /** A model with grouped attention. */

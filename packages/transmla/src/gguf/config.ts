@@ -3,29 +3,10 @@ import { fail, FormatError, UnsupportedError } from "@transmla/core";
 import type { GgufHeader, GgufValue } from "../checkpoint/gguf/header.ts";
 import { Fields } from "../model/config/fields.ts";
 import type { HuggingFaceConfig } from "../model/config/model-config.ts";
+import { deepseek2, ggufArchitecture, type GgufArchitecture } from "./architectures.ts";
 
-/** What an architecture of GGUF files is in the terms of Hugging Face. */
-export interface GgufArchitecture {
-  /** Its `model_type`. */
-  readonly modelType: string;
-  /** Its class. */
-  readonly className: string;
-  /** Whether llama.cpp stores the rows of queries and keys with the two of each rotary pair beside each other. */
-  readonly pairsBeside: boolean;
-}
-
-const architectures: Readonly<Record<string, GgufArchitecture>> = {
-  llama: { modelType: "llama", className: "LlamaForCausalLM", pairsBeside: true },
-  qwen2: { modelType: "qwen2", className: "Qwen2ForCausalLM", pairsBeside: false },
-};
-
-/** The keys of the architecture that are read below, or that do not change the logits. */
-const considered = new Set(
-  `attention.head_count attention.head_count_kv attention.key_length attention.layer_norm_rms_epsilon
-  attention.value_length block_count context_length embedding_length expert_used_count feed_forward_length
-  rope.dimension_count rope.freq_base rope.scale_linear rope.scaling.factor rope.scaling.finetuned
-  rope.scaling.original_context_length rope.scaling.type vocab_size`.split(/\s+/),
-);
+/** The epsilon of the latent norms of DeepSeek in Transformers; llama.cpp takes that of the other norms. */
+const LATENT_NORM_EPS = 1e-6;
 
 /** Keys whose meaning has a name in `config.json`, where it is refused or read. */
 const renamed: Readonly<Record<string, string>> = {
@@ -71,21 +52,6 @@ function shortest(value: number): number {
 }
 
 /**
- * The architecture of a GGUF file.
- *
- * @param fields - Its metadata.
- * @param file - What errors call it.
- * @throws UnsupportedError for an architecture that this library does not run.
- */
-export function ggufArchitecture(fields: Fields, file: string): GgufArchitecture {
-  const name = fields.text("general.architecture");
-  if (Object.hasOwn(architectures, name)) return architectures[name]!;
-  const known = Object.keys(architectures).join(", ");
-  const problem = `general.architecture = ${JSON.stringify(name)} is not supported; known: ${known}`;
-  return fail(UnsupportedError, file, problem);
-}
-
-/**
  * The `config.json` that the model of a GGUF file had.
  *
  * @param header - The header of the file.
@@ -100,7 +66,7 @@ export function ggufConfig(
   file: string,
 ): HuggingFaceConfig {
   const fields = ggufFields(header, file);
-  const { modelType, className } = ggufArchitecture(fields, file);
+  const architecture = ggufArchitecture(fields, file);
   if (fields.count("split.count", 0) > 1) {
     const problem = `split.count = ${fields.count("split.count")}: the file is a part of a model`;
     fail(UnsupportedError, file, `${problem}; join the parts with llama-gguf-split --merge`);
@@ -108,30 +74,19 @@ export function ggufConfig(
   const embedding =
     header.tensors.get("token_embd.weight") ??
     fail(FormatError, file, "there is no tensor token_embd.weight: the file holds no model");
-  const key = (name: string): string => `${fields.text("general.architecture")}.${name}`;
-  const hidden = fields.size(key("embedding_length"));
-  const heads = fields.size(key("attention.head_count"));
+  const key: Key = (name) => `${fields.text("general.architecture")}.${name}`;
   const context = fields.size(key("context_length"));
-  const ropeDim = fields.size(key("rope.dimension_count"), hidden / heads);
-  const headDim = fields.size(key("attention.key_length"), ropeDim);
-  for (const name of ["rope.dimension_count", "attention.value_length"]) {
-    if (fields.has(key(name)) && fields.size(key(name)) !== headDim) {
-      fields.refuse(key(name), `differs from the width of a head, ${headDim}: not supported`);
-    }
-  }
   const token = (name: string): number | undefined => {
     const id = `tokenizer.ggml.${name}_token_id`;
     return fields.has(id) ? fields.count(id) : undefined;
   };
   return {
-    architectures: [className],
-    model_type: modelType,
-    hidden_size: hidden,
+    architectures: [architecture.className],
+    model_type: architecture.modelType,
+    hidden_size: fields.size(key("embedding_length")),
     intermediate_size: fields.size(key("feed_forward_length")),
     num_hidden_layers: fields.size(key("block_count")),
-    num_attention_heads: heads,
-    num_key_value_heads: fields.size(key("attention.head_count_kv"), heads),
-    head_dim: headDim,
+    ...(architecture === deepseek2 ? latentFields(fields, key) : groupedFields(fields, key)),
     hidden_act: "silu",
     max_position_embeddings: context,
     rms_norm_eps: fields.positive(key("attention.layer_norm_rms_epsilon")),
@@ -145,14 +100,60 @@ export function ggufConfig(
     eos_token_id: token("eos"),
     pad_token_id: token("padding"),
     torch_dtype: "float32",
-    ...otherFields(fields, key("")),
+    ...otherFields(fields, key(""), architecture),
+  };
+}
+
+type Key = (name: string) => string;
+
+/** Grouped-query attention. */
+function groupedFields(fields: Fields, key: Key): HuggingFaceConfig {
+  const heads = fields.size(key("attention.head_count"));
+  const implied = fields.size(key("embedding_length")) / heads;
+  const ropeDim = fields.size(key("rope.dimension_count"), implied);
+  const headDim = fields.size(key("attention.key_length"), ropeDim);
+  for (const name of ["rope.dimension_count", "attention.value_length"]) {
+    if (fields.has(key(name)) && fields.size(key(name)) !== headDim) {
+      fields.refuse(key(name), `differs from the width of a head, ${headDim}: not supported`);
+    }
+  }
+  return {
+    num_attention_heads: heads,
+    num_key_value_heads: fields.size(key("attention.head_count_kv"), heads),
+    head_dim: headDim,
+  };
+}
+
+/** Latent attention. llama.cpp caches it as one head, and states the widths before absorption with `_mla`. */
+function latentFields(fields: Fields, key: Key): HuggingFaceConfig {
+  const heads = fields.size(key("attention.head_count"));
+  const layers = fields.size(key("block_count"));
+  if (fields.count(key("leading_dense_block_count"), 0) < layers) {
+    const problem = `is below block_count = ${layers}: experts are not read from GGUF files`;
+    fields.refuse(key("leading_dense_block_count"), problem);
+  }
+  const eps = key("attention.layer_norm_rms_epsilon");
+  if (fields.positive(eps) !== LATENT_NORM_EPS) {
+    fields.refuse(eps, `is not ${LATENT_NORM_EPS}, that of the latent norms of DeepSeek`);
+  }
+  const ropeDim = fields.size(key("rope.dimension_count"));
+  const queryRank = fields.count(key("attention.q_lora_rank"), 0);
+  return {
+    num_attention_heads: heads,
+    num_key_value_heads: heads,
+    q_lora_rank: queryRank === 0 ? null : queryRank,
+    kv_lora_rank: fields.size(key("attention.kv_lora_rank")),
+    qk_rope_head_dim: ropeDim,
+    qk_nope_head_dim: fields.size(key("attention.key_length_mla")) - ropeDim,
+    v_head_dim: fields.size(key("attention.value_length_mla")),
+    first_k_dense_replace: layers,
   };
 }
 
 /** The scaling of the rotary embedding. Explicit factors are written as LongRoPE with one list for every length. */
 function ropeScaling(
   fields: Fields,
-  key: (name: string) => string,
+  key: Key,
   factors: readonly number[] | undefined,
   context: number,
 ): { rope_scaling?: unknown } {
@@ -160,6 +161,7 @@ function ropeScaling(
   const type = fields.text(key("rope.scaling.type"), isOld ? "linear" : "none");
   const factorKey = key(isOld ? "rope.scale_linear" : "rope.scaling.factor");
   const original = key("rope.scaling.original_context_length");
+  const logMultiplier = key("rope.scaling.yarn_log_multiplier");
   if (factors) {
     if (type !== "none" && type !== "linear") {
       fields.refuse(key("rope.scaling.type"), "is not supported beside rope_freqs.weight");
@@ -180,22 +182,33 @@ function ropeScaling(
     rope_scaling: {
       rope_type: type,
       factor: fields.positive(factorKey),
+      ...(fields.has(logMultiplier) ? yarnScale(fields.positive(logMultiplier)) : {}),
       ...(fields.has(original) ? { original_max_position_embeddings: fields.size(original) } : {}),
     },
   };
+}
+
+/** llama.cpp scales scores by the square of 1 + multiplier ln(factor), and leaves the rotation unscaled. */
+function yarnScale(multiplier: number): { mscale: number; mscale_all_dim: number } {
+  const scale = shortest(Math.fround(10 * multiplier));
+  return { mscale: scale, mscale_all_dim: scale };
 }
 
 /**
  * What the file says beyond the keys above. Known ones are named as in `config.json`; the others keep their names, and
  * are reported as unknown.
  */
-function otherFields(fields: Fields, prefix: string): Record<string, unknown> {
+function otherFields(
+  fields: Fields,
+  prefix: string,
+  architecture: GgufArchitecture,
+): Record<string, unknown> {
   const others: Record<string, unknown> = {};
   for (const name of fields.names) {
     const short = name.slice(prefix.length);
     const value = fields.raw(name);
     // Zero stands for "none": no experts, no soft cap.
-    if (!name.startsWith(prefix) || considered.has(short) || value === 0) continue;
+    if (!name.startsWith(prefix) || architecture.keys.has(short) || value === 0) continue;
     others[Object.hasOwn(renamed, short) ? renamed[short]! : name] = value;
   }
   return others;

@@ -3,7 +3,9 @@ import { fail, FormatError } from "@transmla/core";
 import { blobFolder, FileError, type ByteSource, type Folder } from "../checkpoint/folder.ts";
 import { readGguf, readGgufNumbers } from "../checkpoint/gguf/file.ts";
 import type { GgufHeader } from "../checkpoint/gguf/header.ts";
-import { ggufArchitecture, ggufConfig, ggufFields } from "./config.ts";
+import { collect } from "../checkpoint/tensors.ts";
+import { ggufArchitecture } from "./architectures.ts";
+import { ggufConfig, ggufFields } from "./config.ts";
 import { ggufWeights, ROPE_FACTORS } from "./tensors.ts";
 import {
   ggufEndTokens,
@@ -16,7 +18,7 @@ import {
 const MAX_ROPE_FACTORS = 2 ** 16;
 
 /**
- * A GGUF file of LLaMA or Qwen2 architecture (Mistral is stored as LLaMA) as the Hugging Face folder that it was made
+ * A GGUF file of LLaMA, Qwen2 or dense DeepSeek architecture (Mistral is stored as LLaMA) as the Hugging Face folder that it was made
  * from: `config.json`, tokenizer, chat template and end tokens come from its metadata, and the weights are dequantized,
  * under Hugging Face names. The file is not kept open in between.
  *
@@ -49,7 +51,7 @@ export async function ggufFolder(folder: Folder, name: string): Promise<Folder> 
     await file.close();
   }
   const fields = ggufFields(header, path);
-  const { pairsBeside } = ggufArchitecture(fields, path);
+  const architecture = ggufArchitecture(fields, path);
   const config = ggufConfig(header, ropeFactors, path);
   const files = new Map<string, () => object>([["config.json", () => config]]);
   if (hasGgufTokenizer(fields)) {
@@ -73,7 +75,7 @@ export async function ggufFolder(folder: Folder, name: string): Promise<Folder> 
           const problem = `changed from ${size} to ${opened.size} bytes since its header was read`;
           fail(FileError, "ggufFolder", problem, path);
         }
-        return ggufWeights(header, pairsBeside ? Number(config["head_dim"]) : undefined, opened);
+        return ggufWeights(header, architecture, Number(config["head_dim"]), opened);
       } catch (error) {
         await opened.close();
         throw error;
@@ -93,5 +95,5 @@ async function readRopeFactors(
     const problem = `${ROPE_FACTORS} must be a vector of at most ${MAX_ROPE_FACTORS} factors`;
     return fail(FormatError, file.name, `${problem}, found [${tensor.shape.join(",")}]`);
   }
-  return [...(await readGgufNumbers(file, tensor))];
+  return [...(await collect(readGgufNumbers(file, tensor), new Float64Array(count)))];
 }

@@ -1,50 +1,28 @@
-import { bytesOf, fail, UnsupportedError } from "@transmla/core";
+import { bytesOf, fail, FormatError, UnsupportedError } from "@transmla/core";
 
 import type { ByteSource } from "../checkpoint/folder.ts";
 import { readGgufFloats, readGgufNumbers } from "../checkpoint/gguf/file.ts";
 import type { GgufHeader, GgufTensor } from "../checkpoint/gguf/header.ts";
 import { show } from "../checkpoint/json.ts";
-import { tensorSource, type TensorInfo, type TensorSource } from "../checkpoint/tensors.ts";
+import {
+  collect,
+  elementCount,
+  tensorSource,
+  type TensorInfo,
+  type TensorSource,
+} from "../checkpoint/tensors.ts";
+import { outside, splitKeyValue, type GgufArchitecture } from "./architectures.ts";
 
 /** The tensor that holds rotary factors; it is no weight. */
 export const ROPE_FACTORS = "rope_freqs.weight";
 
-/** Tensors outside of layers. */
-const outside: Readonly<Record<string, string>> = {
-  token_embd: "model.embed_tokens",
-  output_norm: "model.norm",
-  output: "lm_head",
-};
-
-/** Tensors of a layer. */
-const inside: Readonly<Record<string, string>> = {
-  attn_norm: "input_layernorm",
-  attn_q: "self_attn.q_proj",
-  attn_k: "self_attn.k_proj",
-  attn_v: "self_attn.v_proj",
-  attn_output: "self_attn.o_proj",
-  ffn_norm: "post_attention_layernorm",
-  ffn_gate: "mlp.gate_proj",
-  ffn_up: "mlp.up_proj",
-  ffn_down: "mlp.down_proj",
-};
+type Numbers = Float32Array | Float64Array;
 
 /** A tensor under its Hugging Face name. */
 interface Weight extends TensorInfo {
-  readonly stored: GgufTensor;
-  /** Rows of a head, where its rows must be put in order. */
-  readonly headRows: number | undefined;
-}
-
-/** `model.layers.0.self_attn.q_proj.weight` for `blk.0.attn_q.weight`; undefined for what no supported model has. */
-function huggingFaceName(name: string): string | undefined {
-  const parts = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name);
-  if (!parts) return undefined;
-  const [, layer, stem, part] = parts;
-  const names = layer === undefined ? outside : inside;
-  if (!Object.hasOwn(names, stem!)) return undefined;
-  const prefix = layer === undefined ? "" : `model.layers.${layer}.`;
-  return `${prefix}${names[stem!]}.${part}`;
+  readonly stored: readonly GgufTensor[];
+  /** Puts what is stored in order, where the order is another. */
+  readonly arrange: (<T extends Numbers>(stored: readonly T[]) => T) | undefined;
 }
 
 /**
@@ -52,46 +30,140 @@ function huggingFaceName(name: string): string | undefined {
  * and keys in its order.
  *
  * @param header - The header of the file.
- * @param headDim - The width of a head where llama.cpp has put the two rows of each rotary pair beside each other.
+ * @param architecture - What kind of model it holds.
+ * @param headDim - The width of a head.
  * @param file - The file. The source owns it.
  * @throws UnsupportedError for a tensor that no supported model has.
  */
 export function ggufWeights(
   header: GgufHeader,
-  headDim: number | undefined,
+  architecture: GgufArchitecture,
+  headDim: number,
   file: ByteSource,
 ): TensorSource {
   const weights = new Map<string, Weight>();
   for (const stored of header.tensors.values()) {
     if (stored.name === ROPE_FACTORS) continue;
-    const name = huggingFaceName(stored.name);
-    if (name === undefined) {
-      const problem = `tensor ${show(stored.name)} has no place in a model of this architecture`;
-      return fail(UnsupportedError, "ggufFolder", problem, file.name);
-    }
-    const headRows = /\.[qk]_proj\./.test(name) ? headDim : undefined;
-    weights.set(name, { name, dtype: "F32", shape: stored.shape, stored, headRows });
+    const weight =
+      findWeight(stored, header, architecture, headDim, file.name) ??
+      fail(
+        UnsupportedError,
+        "ggufFolder",
+        `tensor ${show(stored.name)} has no place in a model of this architecture`,
+        file.name,
+      );
+    weights.set(weight.name, weight);
   }
   return tensorSource(file.name, weights, {
-    bytes: async ({ stored, shape, headRows }) =>
-      bytesOf(separatePairs(await readGgufFloats(file, stored), shape, headRows)),
-    numbers: async ({ stored, shape, headRows }) =>
-      separatePairs(await readGgufNumbers(file, stored), shape, headRows),
+    bytes: async ({ stored, arrange }) => {
+      const values = await eachOf(stored, (tensor) => readGgufFloats(file, tensor));
+      return bytesOf(arrange ? arrange(values) : values[0]!);
+    },
+    pieces: async function* ({ stored, arrange }) {
+      if (!arrange) return yield* readGgufNumbers(file, stored[0]!);
+      yield arrange(await eachOf(stored, (tensor) => readWhole(file, tensor)));
+    },
     close: async () => file.close(),
   });
+}
+
+async function readWhole(file: ByteSource, tensor: GgufTensor): Promise<Float64Array> {
+  return collect(readGgufNumbers(file, tensor), new Float64Array(elementCount(tensor.shape)));
+}
+
+async function eachOf<T>(
+  tensors: readonly GgufTensor[],
+  read: (tensor: GgufTensor) => Promise<T>,
+): Promise<T[]> {
+  const all: T[] = [];
+  for (const tensor of tensors) all.push(await read(tensor));
+  return all;
+}
+
+/** The weight that a stored tensor is or belongs to; undefined for what no supported model has. */
+function findWeight(
+  stored: GgufTensor,
+  header: GgufHeader,
+  { tensors, pairsBeside }: GgufArchitecture,
+  headDim: number,
+  file: string,
+): Weight | undefined {
+  const parts = /^(?:(blk\.(\d+)\.))?(\w+)\.(weight|bias)$/.exec(stored.name);
+  if (!parts) return undefined;
+  const [, block, layer, stem, part] = parts;
+  const prefix = layer === undefined ? "" : `model.layers.${layer}.`;
+  const split: readonly string[] = Object.values(splitKeyValue);
+  if (split.includes(stem!) && Object.hasOwn(tensors, "attn_kv_b")) {
+    return joined(`${prefix}${tensors["attn_kv_b"]}.${part}`, header, `${block}`, `${part}`, file);
+  }
+  const names = layer === undefined ? outside : tensors;
+  if (!Object.hasOwn(names, stem!)) return undefined;
+  const name = `${prefix}${names[stem!]}.${part}`;
+  const [rows = 1] = stored.shape;
+  const permuted = pairsBeside && /\.[qk]_proj\./.test(name);
+  return {
+    name,
+    dtype: "F32",
+    shape: stored.shape,
+    stored: [stored],
+    arrange: permuted ? ([values]) => separatePairs(values!, rows, headDim) : undefined,
+  };
+}
+
+/** `kv_b_proj`: for each head its nope keys, which llama.cpp stores transposed, then its values. */
+function joined(
+  name: string,
+  { tensors }: GgufHeader,
+  block: string,
+  part: string,
+  file: string,
+): Weight {
+  const [key, value] = Object.values(splitKeyValue).map((stem) => {
+    const wanted = `${block}${stem}.${part}`;
+    return tensors.get(wanted) ?? fail(FormatError, file, `there is no tensor ${show(wanted)}`);
+  });
+  const [heads, rank, nope, ...more] = key!.shape;
+  const [valueHeads, width, valueRank, ...others] = value!.shape;
+  const rest = more.length + others.length;
+  if (nope === undefined || valueHeads !== heads || valueRank !== rank || rest > 0) {
+    const shapes = [key!, value!].map((tensor) => `${tensor.name}[${tensor.shape.join(",")}]`);
+    fail(FormatError, file, `${shapes.join(" and ")} are not the keys and values of one latent`);
+  }
+  return {
+    name,
+    dtype: "F32",
+    shape: [heads! * (nope + width!), rank!],
+    stored: [key!, value!],
+    arrange: ([keys, values]) => joinKeyValue(keys!, values!, heads!, rank!),
+  };
+}
+
+/** `[heads, rank, nope]` and `[heads, value, rank]` as `[heads * (nope + value), rank]`. */
+function joinKeyValue<T extends Numbers>(keys: T, values: T, heads: number, rank: number): T {
+  const nope = keys.length / (heads * rank);
+  const valueSize = values.length / heads;
+  const out = (
+    keys instanceof Float32Array
+      ? new Float32Array(keys.length + values.length)
+      : new Float64Array(keys.length + values.length)
+  ) as T;
+  for (let head = 0; head < heads; head++) {
+    const to = head * (nope * rank + valueSize);
+    for (let r = 0; r < rank; r++) {
+      for (let i = 0; i < nope; i++) out[to + i * rank + r] = keys[(head * rank + r) * nope + i]!;
+    }
+    out.set(values.subarray(head * valueSize, (head + 1) * valueSize), to + nope * rank);
+  }
+  return out;
 }
 
 /**
  * Puts the rows of each head from the order of interleaved pairs, (0, 1), (2, 3) ..., into that of two halves, in which
  * row i belongs to row i + d/2. This undoes `permute` of llama.cpp's `convert_hf_to_gguf.py`.
  */
-function separatePairs<T extends Float32Array | Float64Array>(
-  values: T,
-  [rows = 1]: readonly number[],
-  headRows: number | undefined,
-): T {
+function separatePairs<T extends Numbers>(values: T, rows: number, headRows: number): T {
   // What is not whole heads of whole pairs is refused when the shape is checked.
-  if (headRows === undefined || headRows % 2 !== 0 || rows % headRows !== 0) return values;
+  if (headRows % 2 !== 0 || rows % headRows !== 0) return values;
   const width = values.length / rows;
   const head = values.slice(0, headRows * width);
   for (let begin = 0; begin < values.length; begin += head.length) {

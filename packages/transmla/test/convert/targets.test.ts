@@ -25,10 +25,14 @@ function plan(
   method: ConversionMethod,
   names: readonly string[] = [],
 ): HuggingFaceConfig {
+  const notRead = (): never => {
+    throw new Error("weights are not read");
+  };
   const weights = {
     names,
     has: (name: string) => names.includes(name),
-    read: () => Promise.reject(new Error("weights are not read")),
+    read: notRead,
+    pieces: notRead,
   };
   return planConversion(json, weights, { ...method, target, backend }).config;
 }

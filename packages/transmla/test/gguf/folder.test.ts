@@ -120,7 +120,7 @@ describe("a file is refused", () => {
   test.each<readonly [Readonly<Record<string, Field>>, string]>([
     [
       { "general.architecture": text("gemma") },
-      'general.architecture = "gemma" is not supported; known: llama, qwen2',
+      'general.architecture = "gemma" is not supported; known: llama, qwen2, deepseek2',
     ],
     [
       { "llama.block_count": text("2") },

@@ -6,11 +6,12 @@ import { cpuBackend } from "@transmla/backend-cpu";
 import { afterEach, describe, expect, test } from "vitest";
 
 import { diskFolder } from "../../src/checkpoint/disk.ts";
-import { readGguf, readGgufFloats, readGgufNumbers } from "../../src/checkpoint/gguf/file.ts";
+import { readGguf, readGgufFloats } from "../../src/checkpoint/gguf/file.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { loadModel } from "../../src/load.ts";
 import { hasShared, shared } from "../shared.ts";
+import { readWhole } from "./writer.ts";
 
 /** f32 against the f32 of another library: the README of the golden data measures 2.5e-5 against f64. */
 const TOLERANCE = 1e-4;
@@ -56,7 +57,7 @@ describe
       const facts = golden.tensors[tensor.name]!;
       expect([tensor.type.name, tensor.shape]).toEqual([facts.type, facts.shape]);
       expect(tensor.begin % golden.alignment).toBe(0);
-      const values = await readGgufNumbers(file, tensor);
+      const values = await readWhole(file, tensor);
       const [sum, absolute, largest] = values.reduce(
         ([sum, absolute, largest], x) => [
           sum + x,

@@ -3,10 +3,10 @@ import { fc, test as prop } from "@fast-check/vitest";
 import { fromF16Bits } from "@transmla/core";
 import { describe, expect, test } from "vitest";
 
-import { readGguf, readGgufFloats, readGgufNumbers } from "../../src/checkpoint/gguf/file.ts";
+import { readGguf, readGgufFloats } from "../../src/checkpoint/gguf/file.ts";
 import { ggufTypes } from "../../src/checkpoint/gguf/types.ts";
 import { CHUNK_ELEMENTS } from "../../src/checkpoint/tensors.ts";
-import { ggufBytes, ggufSource } from "./writer.ts";
+import { ggufBytes, ggufSource, readWhole } from "./writer.ts";
 
 /** A block, read by bits. */
 interface Block {
@@ -120,5 +120,5 @@ test("a tensor of several pieces is read whole", async () => {
   const tensor = (await readGguf(file)).tensors.get("a")!;
   const expected = Float32Array.from({ length: count }, (_, i) => Math.floor(i / 32) % 100);
   expect(await readGgufFloats(file, tensor)).toEqual(expected);
-  expect(await readGgufNumbers(file, tensor)).toEqual(Float64Array.from(expected));
+  expect(await readWhole(file, tensor)).toEqual(Float64Array.from(expected));
 });

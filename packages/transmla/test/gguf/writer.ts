@@ -2,6 +2,9 @@
 import { bytesOf } from "@transmla/core";
 
 import { blobFolder, type ByteSource } from "../../src/checkpoint/folder.ts";
+import { readGgufNumbers } from "../../src/checkpoint/gguf/file.ts";
+import type { GgufTensor } from "../../src/checkpoint/gguf/header.ts";
+import { collect, elementCount } from "../../src/checkpoint/tensors.ts";
 
 /** A little-endian number or text by the number of its type. */
 type Write = (to: DataWriter, value: unknown) => void;
@@ -156,4 +159,9 @@ export function ggufBytes(content: Content): Uint8Array<ArrayBuffer> {
 /** A file of these bytes, called `dir/x.gguf`. */
 export async function ggufSource(bytes: Uint8Array<ArrayBuffer>): Promise<ByteSource> {
   return blobFolder(new Map([["x.gguf", new Blob([bytes])]]), "dir").open("x.gguf");
+}
+
+/** All values of a tensor. */
+export async function readWhole(file: ByteSource, tensor: GgufTensor): Promise<Float64Array> {
+  return collect(readGgufNumbers(file, tensor), new Float64Array(elementCount(tensor.shape)));
 }

@@ -118,7 +118,7 @@ function factoredPlans(json: HuggingFaceConfig): {
   const before = planTensors(parseConfig(json), exists);
   const names = before.map(({ name }) => name);
   const read = (): never => expect.fail("planning reads no weights");
-  const weights = { names, has: (name: string) => names.includes(name), read };
+  const weights = { names, has: (name: string) => names.includes(name), read, pieces: read };
   return { before, after: planConversion(json, weights, { method: "factored" }).plan };
 }
 

@@ -43,28 +43,8 @@ export async function readGguf(file: ByteSource): Promise<GgufHeader> {
  * @param tensor - Which one.
  */
 export async function readGgufFloats(file: ByteSource, tensor: GgufTensor): Promise<Float32Array> {
-  return readInto(file, tensor, (count) => new Float32Array(count));
-}
-
-/**
- * Reads the values of a tensor in row-major order, exactly as ggml's formulas define them. The caller owns them.
- *
- * @param file - The file whose header described the tensor.
- * @param tensor - Which one.
- */
-export async function readGgufNumbers(file: ByteSource, tensor: GgufTensor): Promise<Float64Array> {
-  return readInto(file, tensor, (count) => new Float64Array(count));
-}
-
-/** Dequantizes a tensor a piece at a time, so that it is not held in both forms. */
-async function readInto<T extends Float32Array | Float64Array>(
-  file: ByteSource,
-  tensor: GgufTensor,
-  allocate: (count: number) => T,
-): Promise<T> {
-  const { type, begin } = tensor;
   const count = elementCount(tensor.shape);
-  const out = allocateOr(allocate, count, () =>
+  const out = allocateOr(count, () =>
     fail(
       BackendError,
       "readGguf",
@@ -72,18 +52,47 @@ async function readInto<T extends Float32Array | Float64Array>(
       file.name,
     ),
   );
-  const bytesOf = (values: number): number => (values / type.blockValues) * type.blockBytes;
-  for (let at = 0; at < count; at += CHUNK_ELEMENTS) {
+  for await (const [at, blocks] of readBlocks(file, tensor)) {
     const end = Math.min(at + CHUNK_ELEMENTS, count);
-    const bytes = await file.read(begin + bytesOf(at), begin + bytesOf(end));
-    type.dequantize(bytes, out.subarray(at, end));
+    tensor.type.dequantize(blocks, out.subarray(at, end));
   }
   return out;
 }
 
-function allocateOr<T>(allocate: (count: number) => T, count: number, refuse: () => never): T {
+/**
+ * Reads the values of a tensor in row-major order a piece at a time, exactly as ggml's formulas define them.
+ *
+ * @param file - The file whose header described the tensor.
+ * @param tensor - Which one.
+ */
+export async function* readGgufNumbers(
+  file: ByteSource,
+  tensor: GgufTensor,
+): AsyncGenerator<Float64Array> {
+  const { type } = tensor;
+  for await (const [, blocks] of readBlocks(file, tensor)) {
+    const piece = new Float64Array((blocks.length / type.blockBytes) * type.blockValues);
+    type.dequantize(blocks, piece);
+    yield piece;
+  }
+}
+
+/** The stored blocks of a tensor a piece at a time, each with the index of its first value. */
+async function* readBlocks(
+  file: ByteSource,
+  { type, begin, shape }: GgufTensor,
+): AsyncGenerator<readonly [at: number, blocks: Uint8Array]> {
+  const count = elementCount(shape);
+  const bytesOf = (values: number): number => (values / type.blockValues) * type.blockBytes;
+  for (let at = 0; at < count; at += CHUNK_ELEMENTS) {
+    const end = Math.min(at + CHUNK_ELEMENTS, count);
+    yield [at, await file.read(begin + bytesOf(at), begin + bytesOf(end))];
+  }
+}
+
+function allocateOr(count: number, refuse: () => never): Float32Array {
   try {
-    return allocate(count);
+    return new Float32Array(count);
   } catch {
     return refuse();
   }

@@ -76,6 +76,10 @@ interface Form {
   readonly reason?: string;
 }
 
+function notRead(): never {
+  throw new TypeError("info: weights are not read");
+}
+
 /** The original and what each method would make of it. */
 function conversions(
   json: HuggingFaceConfig,
@@ -87,9 +91,8 @@ function conversions(
   const weights = {
     names: [...shapes.keys()],
     has: (name: string): boolean => shapes.has(name),
-    read: (): never => {
-      throw new TypeError("info: weights are not read");
-    },
+    read: notRead,
+    pieces: notRead,
   };
   const methods: ConversionMethod[] = [{ method: "factored" }, { method: "merged" }];
   const converted = methods.map((method): Form => {

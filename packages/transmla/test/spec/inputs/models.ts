@@ -2,6 +2,7 @@
 import { fc } from "@fast-check/vitest";
 import { tensor, type Backend } from "@transmla/core";
 
+import { collect, elementCount } from "../../../src/checkpoint/tensors.ts";
 import {
   planConversion,
   type ConversionMethod,
@@ -230,6 +231,9 @@ function weightReader(tensors: Tensors): WeightReader {
     names: [...tensors.keys()],
     has: (name) => tensors.has(name),
     read: (name) => Promise.resolve(tensors.get(name)!),
+    pieces: async function* (name) {
+      yield tensors.get(name)!.data.slice();
+    },
   };
 }
 
@@ -240,7 +244,9 @@ export async function converted(
 ): Promise<TinyModel> {
   const conversion = planConversion(json, weightReader(tensors), options);
   const result = new Map<string, HostTensor>();
-  for await (const [name, weight] of conversion.tensors()) result.set(name, weight);
+  for await (const { name, shape, pieces } of conversion.tensors()) {
+    result.set(name, { shape, data: await collect(pieces, new Float64Array(elementCount(shape))) });
+  }
   return { json: conversion.config, tensors: result, tokens };
 }
 
