@@ -30,13 +30,14 @@ export type { RopeTables, SequenceTables } from "./model/rope.ts";
 export { convert, convertCheckpoint } from "./convert/convert.ts";
 export type { ConversionReport, ConvertOptions, Rounding } from "./convert/convert.ts";
 export type { ConversionMethod } from "./convert/conversion.ts";
-export { chooseLatentSizes } from "./convert/latent/choose-sizes.ts";
+export { chooseLatentSizes, latentSplits } from "./convert/latent/choose-sizes.ts";
 export type { ChooseLatentSizesOptions, LatentSizes } from "./convert/latent/choose-sizes.ts";
+export type { PublishedRecipe } from "./convert/latent/published/recipe.ts";
 export type { LatentRecipe } from "./convert/latent/recipe.ts";
 export type { LayerReport } from "./convert/latent/method.ts";
 export type { FactoredInit } from "./convert/factored.ts";
 export type { OutputDType } from "./convert/merged.ts";
-export type { Target } from "./convert/targets.ts";
+export type { CacheSizes, Target } from "./convert/targets.ts";
 
 export { compare, cutWindows, evaluate } from "./evaluate/evaluate.ts";
 export type { Comparison, Evaluation, EvaluationOptions } from "./evaluate/evaluate.ts";

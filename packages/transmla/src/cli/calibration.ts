@@ -3,7 +3,10 @@ import { ArgumentError, fail, StateError } from "@transmla/core";
 import { readAssets } from "../assets.ts";
 import type { Folder } from "../checkpoint/folder.ts";
 import type { ConversionMethod } from "../convert/conversion.ts";
-import { chooseLatentSizes } from "../convert/latent/choose-sizes.ts";
+import {
+  chooseLatentSizes,
+  type ChooseLatentSizesOptions,
+} from "../convert/latent/choose-sizes.ts";
 import { targetSizes, type CacheSizes, type Target } from "../convert/targets.ts";
 import { cutWindows } from "../evaluate/evaluate.ts";
 import { readConfig } from "../load.ts";
@@ -26,6 +29,8 @@ type LatentConversion = Extract<ConversionMethod, { readonly method: "latent" }>
 
 /** Options of `--method latent`. */
 export interface LatentOptions {
+  readonly recipe?: "default" | "transmla";
+  readonly fold?: number;
   readonly latentRank?: number;
   readonly ropeDim?: number;
   readonly cache?: number;
@@ -45,12 +50,16 @@ export async function latentConversion(
   options: LatentOptions,
   context: CommandContext,
 ): Promise<LatentConversion> {
-  const { cache, calibration: text } = options;
+  const { recipe, fold, target, cache, calibration: text } = options;
+  if (fold !== undefined && (recipe !== "transmla" || cache !== undefined)) {
+    fail(ArgumentError, "--fold", "belongs to --recipe transmla with --rope-dim and --latent-rank");
+  }
+  const latent = { method: "latent", recipe, fold, target } as const;
   const sizes = await givenSizes(folder, options);
   if (text !== undefined && sizes) {
     const windows = await readCalibration(folder, text, options);
     context.report.remark(describeWindows(windows, text));
-    return { method: "latent", ...sizes, target: options.target, calibration: windows };
+    return { ...latent, ...sizes, calibration: windows };
   }
   using model = await openModel(path, context);
   const windows =
@@ -58,8 +67,9 @@ export async function latentConversion(
       ? await sampleWindows(model, options)
       : await readCalibration(folder, text, options);
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
-  if (sizes) return { method: "latent", ...sizes, target: options.target, calibration: windows };
-  return await chooseConversion(model, cache!, windows, options.target, context);
+  if (sizes) return { ...latent, ...sizes, calibration: windows };
+  const chosen = await chooseConversion(model, { recipe, target, cache: cache! }, windows, context);
+  return { ...latent, ...chosen };
 }
 
 /** The sizes that the options state or the target leaves no choice of; none where a cache is to be split. */
@@ -80,13 +90,13 @@ async function givenSizes(
   return fail(ArgumentError, "convert", problem);
 }
 
+/** Sizes and calibration windows: some windows are held out to choose by. */
 async function chooseConversion(
   model: Model,
-  cache: number,
+  wanted: Pick<ChooseLatentSizesOptions, "recipe" | "target" | "cache">,
   windows: readonly (readonly number[])[],
-  target: Target | undefined,
   { report, signal }: CommandContext,
-): Promise<LatentConversion> {
+): Promise<Omit<LatentConversion, "method" | "recipe">> {
   const heldOut = (index: number): boolean => (index + 1) % SELECTION_EVERY === 0;
   const calibration = windows.filter((_, index) => !heldOut(index));
   const selection = windows.filter((_, index) => heldOut(index));
@@ -94,17 +104,19 @@ async function chooseConversion(
     const problem = `--cache needs ${SELECTION_EVERY} windows or more to hold one out, found ${windows.length}; give a longer text or a smaller --window`;
     fail(ArgumentError, "convert", problem);
   }
-  const [best] = await chooseLatentSizes(model, {
-    cache,
+  const [{ meanKl: _, ...best }] = await chooseLatentSizes(model, {
+    ...wanted,
     calibration,
     selection,
-    target,
     signal,
-    onCandidate: ({ ropeDim, latentRank, meanKl }) =>
-      report.remark(`${ropeDim} + ${latentRank}: KL ${formatSmall(meanKl)} on held-out windows`),
+    onCandidate: ({ ropeDim, latentRank, fold, meanKl }) => {
+      const folded = fold === undefined ? "" : `, fold ${fold}`;
+      report.remark(
+        `${ropeDim} + ${latentRank}${folded}: KL ${formatSmall(meanKl)} on held-out windows`,
+      );
+    },
   });
-  const { ropeDim, latentRank } = best;
-  return { method: "latent", ropeDim, latentRank, target, calibration };
+  return { ...best, calibration };
 }
 
 /** Windows of a file: those of a .json file as they are, a text cut into windows of one length. */

@@ -171,6 +171,17 @@ function addModelCommands(program: Command, run: Run): void {
         "who runs the result (default: transformers); vllm sets the sizes of --method latent, own is this library",
       ).choices(targets),
     )
+    .addOption(
+      new Option(
+        "--recipe <name>",
+        "of --method latent: transmla is the published algorithm",
+      ).choices(["default", "transmla"]),
+    )
+    .option(
+      "--fold <count>",
+      "of --recipe transmla: frequencies that are taken for one",
+      positiveInteger,
+    )
     .option(
       "--cache <numbers>",
       "of --method latent: per token and layer; sizes are chosen",

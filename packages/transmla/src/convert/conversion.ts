@@ -10,6 +10,7 @@ import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import type { HostTensor } from "./host-tensor.ts";
 import { latentMethod, type LayerReport } from "./latent/method.ts";
+import type { PublishedRecipe } from "./latent/published/recipe.ts";
 import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
 import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
@@ -30,7 +31,7 @@ export type ConversionMethod = (
       /** All heads share one key of the width of all kv heads: exact. */
       readonly method: "merged";
     }
-  | (LatentRecipe & {
+  | ((LatentRecipe | PublishedRecipe) & {
       /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
       readonly method: "latent";
       /** Windows of token ids that statistics are gathered on: 16 k tokens or more, as long as the context to come. */

@@ -13,10 +13,14 @@ const LEAST_EIGENVALUE = 1e-8;
  * @param layers - In order, at least one.
  */
 export function drawLayers(layers: readonly LayerReport[]): string {
-  const errors = (name: string, of: (layer: LayerReport) => number): Series => ({
+  const errors = (name: string, of: (layer: LayerReport) => number | undefined): Series => ({
     name,
-    points: layers.map((layer) => [layer.layer, of(layer)] as const),
+    points: layers.flatMap((layer) => {
+      const error = of(layer);
+      return error === undefined ? [] : [[layer.layer, error] as const];
+    }),
   });
+  const before = errors("with the old o_proj", ({ errorBefore }) => errorBefore);
   const count = Math.min(SPECTRA, layers.length);
   const shown = Array.from(
     { length: count },
@@ -29,8 +33,8 @@ export function drawLayers(layers: readonly LayerReport[]): string {
       y: "relative squared error",
       logarithmic: true,
       series: [
-        errors("old o_proj", ({ errorBefore }) => errorBefore),
-        errors("refitted o_proj", ({ error }) => error),
+        errors("of the result", ({ error }) => error),
+        ...(before.points.length > 0 ? [before] : []),
       ],
     },
     {

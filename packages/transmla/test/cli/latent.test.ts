@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -67,4 +67,69 @@ test("too few windows to hold one out", async () => {
   expect(stderr).toContain(
     "convert: --cache needs 5 windows or more to hold one out, found 4; give a longer text or a smaller --window",
   );
+});
+
+test("the published recipe: sizes and fold are chosen, or given", async () => {
+  const text = [
+    "--calibration",
+    join(bundledModel, "sample.txt"),
+    "--window",
+    "24",
+    "--max-windows",
+    "5",
+  ];
+  const published = ["--recipe", "transmla", ...text];
+  const { code, stdout } = await convertLatent("--cache", "64", ...published);
+  expect(code).toBe(0);
+  expect(stdout.match(/\d+ \+ \d+, fold \d+: KL .* on held-out windows/g)).toHaveLength(9);
+  const config = JSON.parse(await readFile(join(folder, "out", "config.json"), "utf8")) as object;
+  expect(config).toMatchObject({ rope_theta: 10_000, transmla_conversion: { recipe: "transmla" } });
+  const out = join(folder, "given");
+  const given = await run(
+    "convert",
+    bundledModel,
+    out,
+    "--method",
+    "latent",
+    "--rope-dim",
+    "16",
+    "--latent-rank",
+    "48",
+    "--fold",
+    "2",
+    ...published,
+  );
+  expect(given.code).toBe(0);
+});
+
+test.each([
+  [
+    ["--fold", "2", ...sizes],
+    "--fold: belongs to --recipe transmla with --rope-dim and --latent-rank",
+  ],
+  [
+    ["--recipe", "transmla", ...sizes, "--window", "8", "--max-windows", "1"],
+    "convert: ropeDim 24 of --recipe transmla must be even and divide the head width 32",
+  ],
+  [
+    [
+      "--recipe",
+      "transmla",
+      "--rope-dim",
+      "16",
+      "--latent-rank",
+      "48",
+      "--fold",
+      "3",
+      "--window",
+      "8",
+      "--max-windows",
+      "1",
+    ],
+    "convert: fold 3 must be a multiple of 2 (head width / ropeDim) that divides 16",
+  ],
+])("%j is refused", async (options, message) => {
+  const { code, stderr } = await convertLatent(...options);
+  expect(code).toBe(2);
+  expect(stderr).toContain(message);
 });

@@ -3,14 +3,12 @@ import { ArgumentError, fail } from "@transmla/core";
 import { compare } from "../../evaluate/evaluate.ts";
 import type { Model } from "../../model/model.ts";
 import { convert } from "../convert.ts";
-import type { Target } from "../targets.ts";
+import type { CacheSizes, Target } from "../targets.ts";
 
 /** Sizes of a latent conversion, and how far its predictions are from the source's. */
-export interface LatentSizes {
-  /** d_r: the width of the shared rotated key. */
-  readonly ropeDim: number;
-  /** r: the width of the latent. */
-  readonly latentRank: number;
+export interface LatentSizes extends CacheSizes {
+  /** Of the published recipe: how many frequencies share their components. */
+  readonly fold?: number | undefined;
   /** Mean KL(source || converted) on the selection windows, in nats per token. */
   readonly meanKl: number;
 }
@@ -19,6 +17,8 @@ export interface LatentSizes {
 export interface ChooseLatentSizesOptions {
   /** Numbers per token and layer: d_r + r. */
   readonly cache: number;
+  /** Which recipe; `default` when absent. */
+  readonly recipe?: "default" | "transmla" | undefined;
   /** Windows of token ids that candidates are calibrated on. */
   readonly calibration: readonly (readonly number[])[];
   /** Windows that they are judged by; no part of `calibration`, or the choice favours what fits noise. */
@@ -34,6 +34,12 @@ export interface ChooseLatentSizesOptions {
 /** Widths of the rotated key that are tried, as parts of the width of a head. */
 const ROPE_SHARES = [1 / 2, 5 / 8, 3 / 4, 1];
 
+/** Parts of the width of a head that the published recipe is tried with; they must divide it. */
+const PUBLISHED_SHARES = [1 / 4, 1 / 2, 1];
+
+/** Folds that the published recipe is tried with, times the least. */
+const FOLDS = [1, 2, 4];
+
 /**
  * Chooses how a cache of given size is split between the rotated key and the latent: converts the model for a few
  * widths of the rotated key, and takes the one whose predictions are nearest to the source's.
@@ -47,38 +53,59 @@ export async function chooseLatentSizes(
   model: Model,
   options: ChooseLatentSizesOptions,
 ): Promise<[LatentSizes, ...LatentSizes[]]> {
-  const { cache, calibration, selection, target, signal } = options;
-  const splits = latentSplits(model, cache);
+  const { cache, recipe, calibration, selection, target, signal } = options;
+  const splits = latentSplits(model, cache, recipe);
   const found: LatentSizes[] = [];
-  for (const { ropeDim, latentRank } of splits) {
+  for (const sizes of splits) {
+    const tried = { ...sizes, recipe };
     using converted = await convert(model, {
+      ...tried,
       method: "latent",
-      ropeDim,
-      latentRank,
       calibration,
       target,
       signal,
     });
     const [comparison] = await compare(model, [converted], selection, { signal });
-    found.push({ ropeDim, latentRank, meanKl: comparison!.meanKl });
+    found.push({ ...sizes, meanKl: comparison!.meanKl });
     options.onCandidate?.(found.at(-1)!, found.length, splits.length);
   }
   return found.toSorted((a, b) => a.meanKl - b.meanKl) as [LatentSizes, ...LatentSizes[]];
 }
 
-function latentSplits(
+/**
+ * The splits of a cache that are tried.
+ *
+ * @param model - A model with grouped attention.
+ * @param cache - d_r + r.
+ * @param recipe - Which recipe.
+ * @throws ArgumentError when no split fits the cache.
+ */
+export function latentSplits(
   { config: { attention } }: Model,
   cache: number,
-): Pick<LatentSizes, "ropeDim" | "latentRank">[] {
+  recipe: "default" | "transmla" = "default",
+): (CacheSizes & { readonly fold?: number })[] {
   if (attention.kind !== "grouped") return [];
   const { kvHeads, headDim } = attention;
+  const published = recipe === "transmla";
+  const shares = published ? PUBLISHED_SHARES : ROPE_SHARES;
+  const widths = [...new Set(shares.map((share) => 2 * Math.round((share * headDim) / 2)))];
   const most = 2 * kvHeads * headDim;
-  const widths = new Set(ROPE_SHARES.map((share) => 2 * Math.round((share * headDim) / 2)));
-  const splits = [...widths]
+  const splits = widths
     .map((ropeDim) => ({ ropeDim, latentRank: cache - ropeDim }))
-    .filter(({ ropeDim, latentRank }) => ropeDim > 0 && latentRank >= 1 && latentRank <= most);
+    .filter(({ ropeDim, latentRank }) => {
+      const room = published ? most - ropeDim : most;
+      return ropeDim > 0 && latentRank >= 1 && latentRank <= room;
+    })
+    .flatMap((sizes) =>
+      published
+        ? FOLDS.map((times) => ({ ...sizes, fold: (times * headDim) / sizes.ropeDim })).filter(
+            ({ fold }) => Number.isInteger(fold) && (headDim / 2) % fold === 0,
+          )
+        : [sizes],
+    );
   if (splits.length > 0) return splits;
-  const [least, greatest] = [Math.min(...widths) + 1, most + headDim];
+  const [least, greatest] = [Math.min(...widths) + 1, published ? most : most + headDim];
   const problem = `a cache of ${cache} numbers per token and layer must be from ${least} to ${greatest}`;
   return fail(ArgumentError, "convert", problem);
 }

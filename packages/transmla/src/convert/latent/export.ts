@@ -12,6 +12,7 @@ import { ropeSource } from "../../model/rope.ts";
 import { copyRows, fromMatrix, range, scaled, zeros, type HostTensor } from "../host-tensor.ts";
 import { deepseekConfig, EPS, interleavedRows, LATENT_SCALE, normCompensation } from "../merged.ts";
 import type { LatentLayer } from "./latent-layer.ts";
+import type { CompletePublished } from "./published/recipe.ts";
 import type { CompleteRecipe } from "./recipe.ts";
 
 /** The largest relative difference of a frequency between the source and the result. */
@@ -64,8 +65,8 @@ export function latentTensors(
 }
 
 /**
- * The DeepSeek-V3 configuration of a latent model. Its base `theta^(d_r / d)` makes the frequencies of the narrower key
- * exactly the fastest of the source.
+ * The DeepSeek-V3 configuration of a latent model. The base `theta^(d_r / d)` makes the frequencies of the narrower key
+ * exactly the fastest of the source; the base of the source, as published, every `d / d_r`-th of them.
  *
  * @param json - The configuration of the source.
  * @param config - The same as data.
@@ -78,14 +79,15 @@ export function latentConfig(
   json: HuggingFaceConfig,
   config: ModelConfig,
   c: GroupedAttention,
-  recipe: CompleteRecipe,
+  recipe: CompleteRecipe | CompletePublished,
   calibration: readonly (readonly number[])[],
 ): HuggingFaceConfig {
   const { ropeDim, latentRank } = recipe;
   const { scaling, theta } = ropeSource(new Fields(json, "config.json"));
   const type = scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
   const stated = Object.fromEntries(scaling?.names.map((name) => [name, scaling.raw(name)]) ?? []);
-  const base = theta ** (ropeDim / c.headDim);
+  const isPublished = recipe.recipe === "transmla";
+  const base = isPublished ? theta : theta ** (ropeDim / c.headDim);
   const rope = { ...stated, rope_type: type, rope_theta: base };
   const result = deepseekConfig(json, config, c, {
     q_lora_rank: null,
@@ -101,24 +103,39 @@ export function latentConfig(
     transmla_conversion: {
       method: "latent",
       source_model_type: json["model_type"],
-      phase: recipe.phase,
-      logit_refit: recipe.logitRefit,
-      received_share: recipe.receivedShare,
-      whiten: recipe.whiten,
-      output_ridge: recipe.outputRidge,
+      recipe: recipe.recipe,
+      ...(isPublished ? publishedFields(recipe) : defaultFields(recipe)),
       calibration_windows: calibration.length,
       calibration_tokens: calibration.reduce((total, ids) => total + ids.length, 0),
     },
   });
-  requireSameFrequencies(result, config, type);
+  requireSameFrequencies(result, config, type, isPublished ? c.headDim / ropeDim : 1);
   return result;
 }
 
+const publishedFields = ({ fold, balance }: CompletePublished): HuggingFaceConfig => ({
+  fold,
+  balance,
+});
+
+const defaultFields = (recipe: CompleteRecipe): HuggingFaceConfig => ({
+  phase: recipe.phase,
+  logit_refit: recipe.logitRefit,
+  received_share: recipe.receivedShare,
+  whiten: recipe.whiten,
+  output_ridge: recipe.outputRidge,
+});
+
 /** Refuses a scaling that depends on more than the frequency itself, such as the ramp of YaRN over indices. */
-function requireSameFrequencies(json: HuggingFaceConfig, source: ModelConfig, type: string): void {
+function requireSameFrequencies(
+  json: HuggingFaceConfig,
+  source: ModelConfig,
+  type: string,
+  every: number,
+): void {
   const [result, original] = [parseConfig(json).ropes[0]!, source.ropes[0]!];
   const same = result.frequencies.every((frequency, i) => {
-    const expected = original.frequencies[i]!;
+    const expected = original.frequencies[every * i]!;
     return Math.abs(frequency - expected) <= SAME_FREQUENCY * expected;
   });
   if (same && result.tableScale === 1 && original.tableScale === 1) return;

@@ -1,21 +1,31 @@
 import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
 
+import type { ModelConfig } from "../../model/config/model-config.ts";
 import { deepseekLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
 import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
 import { requireWindows } from "./calibration-stream.ts";
 import { latentConfig, latentTensors } from "./export.ts";
+import type { LatentLayer } from "./latent-layer.ts";
 import { LatentRun } from "./latent-run.ts";
-import { completeRecipe, type LatentRecipe } from "./recipe.ts";
+import { PublishedRun } from "./published/published-run.ts";
+import {
+  completePublished,
+  type CompletePublished,
+  type PublishedRecipe,
+} from "./published/recipe.ts";
+import { completeRecipe, type CompleteRecipe, type LatentRecipe } from "./recipe.ts";
+import { SourceLayers } from "./source-layers.ts";
+import type { JointLatent } from "./steps/joint-latent.ts";
 
 /** What is known of a layer that has been converted. */
 export interface LayerReport {
   /** Which layer, from 0. */
   readonly layer: number;
-  /** `Σ |y' - y|² / Σ |y|²` of the attention output over the calibration tokens, with the original output matrix. */
-  readonly errorBefore: number;
-  /** The same of the result. */
+  /** `Σ |y' - y|² / Σ |y|²` of the attention output over the calibration tokens. */
   readonly error: number;
+  /** The same with the original output matrix, where another one has been fitted. */
+  readonly errorBefore: number | undefined;
   /** The energies of the components of keys and values, descending, of which the latent holds the first. */
   readonly eigenvalues: Float64Array;
 }
@@ -40,27 +50,31 @@ export interface Calibration {
  */
 export function latentMethod(
   source: GroupedSource,
-  recipe: LatentRecipe,
+  recipe: LatentRecipe | PublishedRecipe,
   { calibration, onLayer }: Calibration,
   backend: Backend | undefined,
 ): Method {
   const { json, config, attention, weights } = source;
   requireExpressible(source);
-  const complete = completeRecipe(recipe, attention);
+  const complete =
+    recipe.recipe === "transmla"
+      ? completePublished(recipe, attention)
+      : completeRecipe(recipe, attention);
   requireWindows(calibration, config);
   const residual = residualScale(config.normEps);
-  const read = (name: string): ReturnType<typeof weights.read> => weights.read(name);
-  let run: LatentRun | undefined;
+  const layers = new SourceLayers(config, attention, (name) => weights.read(name));
+  let run: LayerConversion | undefined;
   return {
     config: latentConfig(json, config, attention, complete, calibration),
     has: (name) => name === "lm_head.weight",
     attention: async (index) => {
-      run ??= new LatentRun(config, attention, read, {
-        backend:
-          backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on"),
-        windows: calibration,
-        recipe: complete,
-      });
+      run ??= startRun(
+        config,
+        layers,
+        complete,
+        calibration,
+        backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on"),
+      );
       const { layer, errorBefore, error, latent } = await run.convertNext();
       onLayer?.({ layer: index, errorBefore, error, eigenvalues: latent.eigenvalues });
       return latentTensors(layer, attention, residual);
@@ -68,6 +82,29 @@ export function latentMethod(
     carried: carriedUnder(source, residual),
     dispose: () => run?.[Symbol.dispose](),
   };
+}
+
+/** Converts one layer after the other. */
+interface LayerConversion extends Disposable {
+  convertNext(): Promise<{
+    readonly layer: LatentLayer;
+    readonly latent: JointLatent;
+    readonly errorBefore?: number;
+    readonly error: number;
+  }>;
+}
+
+function startRun(
+  config: ModelConfig,
+  layers: SourceLayers,
+  recipe: CompleteRecipe | CompletePublished,
+  windows: Calibration["calibration"],
+  backend: Backend,
+): LayerConversion {
+  const options = { backend, windows };
+  return recipe.recipe === "transmla"
+    ? new PublishedRun(config, layers, { ...options, recipe })
+    : new LatentRun(config, layers, { ...options, recipe });
 }
 
 function requireExpressible({ config, weights }: GroupedSource): void {

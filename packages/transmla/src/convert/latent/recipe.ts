@@ -4,6 +4,8 @@ import type { GroupedAttention } from "../../model/config/model-config.ts";
 
 /** The sizes of a latent conversion, and its ingredients: what is absent is as in the recommended recipe. */
 export interface LatentRecipe {
+  /** Says that it is this recipe, as its absence does. */
+  readonly recipe?: "default" | undefined;
   /** d_r: the width of the shared rotated key, even, at most that of a head. */
   readonly ropeDim: number;
   /** r: the width of the latent. The cache holds `ropeDim + latentRank` numbers per token and layer. */
@@ -44,6 +46,7 @@ export function completeRecipe(recipe: LatentRecipe, c: GroupedAttention): Compl
     fail(ArgumentError, "convert", problem);
   }
   return {
+    recipe: "default",
     ropeDim,
     latentRank,
     phase: recipe.phase ?? "fitted",

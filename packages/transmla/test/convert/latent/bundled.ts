@@ -11,7 +11,9 @@ import { openCheckpoint } from "../../../src/checkpoint/shards.ts";
 import type { ConvertedLayer } from "../../../src/convert/latent/convert-layer.ts";
 import { LatentRun } from "../../../src/convert/latent/latent-run.ts";
 import { completeRecipe, type LatentRecipe } from "../../../src/convert/latent/recipe.ts";
+import { SourceLayers } from "../../../src/convert/latent/source-layers.ts";
 import { readConfig } from "../../../src/load.ts";
+import type { GroupedAttention, ModelConfig } from "../../../src/model/config/model-config.ts";
 import { shared } from "../../shared.ts";
 
 /** Windows of token ids. */
@@ -29,18 +31,31 @@ export async function convertedLayers(
   recipe: LatentRecipe,
   layers: number,
 ): Promise<ConvertedLayer[]> {
-  const folder = diskFolder(bundledModel);
+  return withSource(bundledModel, async (config, attention, weights) => {
+    const options = { backend, windows, recipe: completeRecipe(recipe, attention) };
+    using run = new LatentRun(config, weights, options);
+    const converted: ConvertedLayer[] = [];
+    while (converted.length < layers) converted.push(await run.convertNext());
+    return converted;
+  });
+}
+
+/** Opens a model in a folder for a conversion. */
+export async function withSource<T>(
+  path: string,
+  body: (config: ModelConfig, attention: GroupedAttention, weights: SourceLayers) => Promise<T>,
+): Promise<T> {
+  const folder = diskFolder(path);
   const { config } = await readConfig(folder);
   const { attention } = config;
-  if (attention.kind !== "grouped") return expect.fail("the bundled model has grouped attention");
+  if (attention.kind !== "grouped") return expect.fail("the model has grouped attention");
   const source = await openCheckpoint(folder);
-  const read = async (name: string): Promise<{ shape: readonly number[]; data: Float64Array }> => {
+  const weights = new SourceLayers(config, attention, async (name) => {
     return { shape: source.tensors.get(name)!.shape, data: await source.numbers(name) };
-  };
-  const options = { backend, windows, recipe: completeRecipe(recipe, attention) };
-  using run = new LatentRun(config, attention, read, options);
-  const converted: ConvertedLayer[] = [];
-  while (converted.length < layers) converted.push(await run.convertNext());
-  await source.close();
-  return converted;
+  });
+  try {
+    return await body(config, attention, weights);
+  } finally {
+    await source.close();
+  }
 }

@@ -21,6 +21,17 @@ export function complexZeros(length: number): ComplexVector {
 }
 
 /**
+ * Ones: the phases of queries that stay as they are.
+ *
+ * @param length - How many.
+ */
+export function unitPhases(length: number): ComplexVector {
+  const phases = complexZeros(length);
+  phases.re.fill(1);
+  return phases;
+}
+
+/**
  * Sets the block of a complex number in a real matrix.
  *
  * @param into - The matrix; changed in place.

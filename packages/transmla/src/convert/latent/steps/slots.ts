@@ -16,7 +16,9 @@ export interface Slots {
   readonly read: Matrix;
   /** `[g d, d_r]`: the part of the keys that the slots hold; transposed, it takes a group's queries to the slots. */
   readonly rebuild: Matrix;
-  /** For each of all d / 2 frequencies, the query-weighted energies of its components, descending. */
+  /** For each slot, which of the d / 2 frequencies it rotates at. */
+  readonly pairs: readonly number[];
+  /** For each frequency, or group of frequencies, the energies of its components, descending. */
   readonly energies: readonly Float64Array[];
 }
 
@@ -56,7 +58,7 @@ export function chooseSlots(
       setComplexBlock(rebuild, key, slot, u.re[j]! / root, u.im[j]! / root);
     }
   }
-  return { read, rebuild, energies };
+  return { read, rebuild, pairs: Array.from({ length: slots }, (_, p) => p), energies };
 }
 
 /** For each kv head the root of the power of its queries at one frequency. */
