@@ -60,7 +60,7 @@ export interface StoredMatrix extends Matrix {
  *
  * @param x - Floats, or blocks that start with a whole one.
  */
-function addressOf({ dtype, at, base = 0 }: StoredMatrix): number {
+export function addressOf({ dtype, at, base = 0 }: StoredMatrix): number {
   return base + byteLength(dtype, at);
 }
 
@@ -102,11 +102,19 @@ export function asFloatMatrix(memory: Memory, x: StoredMatrix, scratch: number):
   return { at: scratch, rows, columns, rowStep: 1, columnStep: rows };
 }
 
+/**
+ * Whether blocks lie along columns, each of which starts with a whole one; along rows otherwise.
+ *
+ * @param x - Blocks.
+ */
+export function areColumnsAdjacent({ columns, rowStep, columnStep }: Matrix): boolean {
+  return columns === 1 ? rowStep === 1 : columnStep !== 1;
+}
+
 /** Blocks as f32: lines of blocks are rows, or columns where the elements of a column are adjacent. */
 function widenedBlocks(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
   const { rows, columns } = x;
-  const byRow = columns === 1 ? x.rowStep !== 1 : x.columnStep === 1;
-  if (!byRow) return transposed(widenedBlocks(memory, transposed(x), scratch));
+  if (areColumnsAdjacent(x)) return transposed(widenedBlocks(memory, transposed(x), scratch));
   for (let i = 0; i < rows; i++) {
     const from = addressOf(part(x, i, 1, 0, columns));
     widenBlocks(memory, x.dtype as BlockDType, from, scratch + i * columns, columns);

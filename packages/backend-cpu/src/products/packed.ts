@@ -4,9 +4,9 @@ import { part, transposed, type Matrix } from "./matrix.ts";
 /** Rows of the left matrix in one packed block. The blocks of both matrices fit the second-level cache. */
 const BLOCK_ROWS = 96;
 /** The inner size of one packed block. */
-export const BLOCK_DEPTH = 256;
+const BLOCK_DEPTH = 256;
 /** Columns of the right matrix in one packed block. */
-export const BLOCK_COLUMNS = 512;
+const BLOCK_COLUMNS = 512;
 /** The register tile: 4 rows by 4 columns. */
 const TILE = 4;
 

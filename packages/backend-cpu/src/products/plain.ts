@@ -1,16 +1,14 @@
-import { isBlock, type DType } from "@transmla/core";
-
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
-import { asFloatMatrix, clear, part, transposed, type Matrix, type Unplaced } from "./matrix.ts";
-import { addPacked, BLOCK_COLUMNS, BLOCK_DEPTH, takePanels, type Panels } from "./packed.ts";
+import { asFloatMatrix, clear, transposed, type Matrix, type Unplaced } from "./matrix.ts";
+import { addPacked, takePanels, type Panels } from "./packed.ts";
 import type { Product } from "./product.ts";
 
 /** Up to this many rows, packing costs more than it gains. */
 const FEW = 6;
 
 /**
- * Takes scratch for products in plain TypeScript. A right matrix that is not f32 is widened part by part.
+ * Takes scratch for products in plain TypeScript with a right matrix of f32.
  *
  * @param memory - Where everything lies.
  * @param a - The largest left matrix.
@@ -19,27 +17,11 @@ const FEW = 6;
 export function takePlainProduct(memory: Memory, a: Unplaced, b: Unplaced): Product {
   const panels = takePanels(memory, a.rows, a.columns, b.columns);
   const wide = memory.scratch(isHalf(a.dtype) ? a.rows * a.columns : 0);
-  const blockSize = Math.min(b.rows, BLOCK_DEPTH) * Math.min(b.columns, BLOCK_COLUMNS);
-  const block = memory.scratch(isPacked(b.dtype) ? blockSize : 0);
   return (left, right, out, accumulate) => {
-    const { f32 } = memory;
     if (!accumulate) clear(memory, out);
-    const x = asFloatMatrix(memory, left, wide);
-    const [m, k, n] = [left.rows, right.rows, right.columns];
-    const [depth, width] = isPacked(right.dtype) ? [BLOCK_DEPTH, BLOCK_COLUMNS] : [k, n];
-    for (let j = 0; j < n; j += width) {
-      const columns = Math.min(width, n - j);
-      for (let p = 0; p < k; p += depth) {
-        const rows = Math.min(depth, k - p);
-        const w = asFloatMatrix(memory, part(right, p, rows, j, columns), block);
-        addProduct(f32, panels, part(x, 0, m, p, rows), w, part(out, 0, m, j, columns));
-      }
-    }
+    addProduct(memory.f32, panels, asFloatMatrix(memory, left, wide), right, out);
   };
 }
-
-/** Whether elements have to be widened before arithmetic. */
-const isPacked = (dtype: DType): boolean => isHalf(dtype) || isBlock(dtype);
 
 /**
  * `c += a · b`. Sums of eight products and more are in f64 before they are added to `c`. With few rows (or columns) the

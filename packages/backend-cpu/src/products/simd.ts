@@ -1,7 +1,7 @@
 import { widen } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
-import type { FewRows } from "../simd/few-rows.ts";
+import { fewRows, type FewRows } from "../simd/few-rows.ts";
 import { TILE_COLUMNS, type FloatFormat, type Kernels } from "../simd/kernels.ts";
 import { TILE_ROWS } from "../simd/tile.ts";
 import {
@@ -84,9 +84,6 @@ function widened(memory: Memory, x: StoredMatrix, scratch: number): StoredMatrix
 }
 
 const bytesOf = (x: StoredMatrix): number => (isHalf(x.dtype) ? 2 : 4);
-
-/** For as many rows as remain, how many the next kernel takes. */
-const fewRows = (rows: number): FewRows => (rows >= 4 ? 4 : rows >= 2 ? 2 : 1);
 
 /** For rows of `x` and columns of `w` with adjacent elements: inner products. */
 function dots(kernels: Kernels, x: Matrix, w: StoredMatrix, y: Matrix, accumulate: boolean): void {

@@ -1,7 +1,7 @@
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 import { narrowMatrix, part, type StoredMatrix, type Unplaced } from "./matrix.ts";
-import { takeProduct } from "./product.ts";
+import { takeWeightProduct } from "./product.ts";
 
 /** Rows of a product that are rounded to 16 bits together. */
 const ROWS = 192;
@@ -24,7 +24,7 @@ export function takeStoredProduct(
   out: Unplaced,
 ): StoredProduct {
   const step = isHalf(out.dtype) ? Math.min(out.rows, ROWS) : out.rows;
-  const product = takeProduct(memory, { ...a, rows: step }, b);
+  const product = takeWeightProduct(memory, { ...a, rows: step }, b);
   if (!isHalf(out.dtype)) return (left, right, to) => product(left, right, to, false);
   const scratch = memory.scratch(step * out.columns);
   return (left, right, to) => {

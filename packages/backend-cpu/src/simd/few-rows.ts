@@ -8,6 +8,16 @@ import { i32 } from "../wasm/scalar.ts";
 /** For how many rows there are kernels. */
 export type FewRows = 1 | 2 | 4;
 
+/**
+ * How many rows the next kernel takes.
+ *
+ * @param rows - For as many as remain.
+ */
+export function fewRows(rows: number): FewRows {
+  if (rows >= 4) return 4;
+  return rows >= 2 ? 2 : 1;
+}
+
 /** Lines of the matrix in one pass, times rows. */
 export const IN_FLIGHT = 8;
 

@@ -1,3 +1,5 @@
+import type { BlockDType } from "@transmla/core";
+
 import { ModuleBuilder, type MemoryImport } from "../wasm/module.ts";
 import {
   webAssembly,
@@ -5,6 +7,7 @@ import {
   type WebAssemblyMemory,
   type WebAssemblyModule,
 } from "../webassembly.ts";
+import { defineBlockDots, defineRoundRow, defineWidenBlocks } from "./blocks.ts";
 import { defineCombine } from "./combine.ts";
 import { defineDots } from "./dots.ts";
 import type { FewRows } from "./few-rows.ts";
@@ -41,7 +44,14 @@ export const TILE_COLUMNS: Readonly<Record<"f32" | "f64", number>> = {
 };
 
 /** Kernels on lines of f32. */
-type LineKernelName = "maximum" | "exponentials" | "scale" | "sumOfSquares" | "weigh" | "gate";
+type LineKernelName =
+  | "roundRow"
+  | "maximum"
+  | "exponentials"
+  | "scale"
+  | "sumOfSquares"
+  | "weigh"
+  | "gate";
 
 /** The names of the kernels: what they do, and what their operands are stored in. */
 export type KernelName =
@@ -49,10 +59,12 @@ export type KernelName =
   | `multiplyPanels ${"f32" | "f64"}`
   | `${"packRows" | "packColumns"} ${StoredFormat}`
   | `${"dots" | "combine"}${FewRows} ${FloatFormat}`
-  | `${"dots" | "combine"}1 f64`;
+  | `${"dots" | "combine"}1 f64`
+  | `${`dots${FewRows}` | "widen"} ${BlockDType}`;
 
 const lineKernels: Readonly<Record<LineKernelName, (module: ModuleBuilder, lanes: Lanes) => void>> =
   {
+    roundRow: defineRoundRow,
     maximum: defineMaximum,
     exponentials: defineExponentials,
     scale: defineScale,
@@ -76,6 +88,12 @@ export const kernelNames: readonly KernelName[] = [
   }),
   "dots1 f64",
   "combine1 f64",
+  ...(["q8", "q4"] as const).flatMap((format) => {
+    return [
+      `widen ${format}`,
+      ...([1, 2, 4] as const).map((rows) => `dots${rows} ${format}` as const),
+    ] as const;
+  }),
 ];
 
 /** What code is made for. */
@@ -94,12 +112,15 @@ export interface Target {
  */
 export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(target.memory);
-  const [name, storage] = kernel.split(" ") as [string, StoredFormat?];
+  const [name, storage] = kernel.split(" ") as [string, (StoredFormat | BlockDType)?];
   const lanes = (storage === "f64" ? doubleLanes : floatLanes)(target.relaxed);
+  const rows = Number(name.at(-1));
   if (!storage) lineKernels[name as LineKernelName](module, lanes);
-  else {
+  else if (storage === "q8" || storage === "q4") {
+    if (name === "widen") defineWidenBlocks(module, storage);
+    else defineBlockDots(module, lanes, storage, rows);
+  } else {
     const format = formats[storage];
-    const rows = Number(name.at(-1));
     if (name === "multiplyPanels") definePanelProduct(module, lanes);
     else if (name === "packRows") definePack(module, lanes, format, TILE_ROWS);
     else if (name === "packColumns") definePack(module, lanes, format, TILE_VECTORS * lanes.count);

@@ -27,6 +27,8 @@ const load = (number: number, alignment: number, address: I32, offset: number): 
 /** Operations that do not depend on how a vector is divided into lanes, and loads that widen or repeat. */
 export const v128 = {
   load: (address: I32, offset = 0): V128 => load(0x00, 4, address, offset),
+  /** Eight i8, each widened to an i16 lane. */
+  load8x8S: (address: I32, offset = 0): V128 => load(0x01, 3, address, offset),
   /** Four i16, each widened to an i32 lane. */
   load16x4S: (address: I32, offset = 0): V128 => load(0x03, 3, address, offset),
   /** Four u16, each widened to an i32 lane. */
@@ -59,6 +61,23 @@ export const v128 = {
   },
 };
 
+/** Sixteen lanes of 8-bit integers. */
+export const i8x16 = {
+  const: (bits: number): V128 => operation("v128", simd(0x0c, Array<number>(16).fill(bits & 0xff))),
+  shrU: (a: V128, bits: Int): V128 => operation("v128", simd(0x6d), a, int(bits)),
+  sub: (a: V128, b: V128): V128 => binary(0x71, a, b),
+};
+
+/** Eight lanes of 16-bit integers. */
+export const i16x8 = {
+  /** The lower eight lanes of i8, widened. */
+  extendLow8S: (a: V128): V128 => unary(0x87, a),
+  /** The upper eight lanes of i8, widened. */
+  extendHigh8S: (a: V128): V128 => unary(0x88, a),
+  /** Eight i32 lanes, those of `a` first, to the nearest i16. */
+  narrow32S: (a: V128, b: V128): V128 => binary(0x85, a, b),
+};
+
 /** Four lanes of 32-bit integers. */
 export const i32x4 = {
   const: (bits: number): V128 => {
@@ -69,6 +88,14 @@ export const i32x4 = {
     operation("v128", simd(0x1c, [lane]), a, int(value)),
   shl: (a: V128, bits: Int): V128 => operation("v128", simd(0xab), a, int(bits)),
   add: (a: V128, b: V128): V128 => binary(0xae, a, b),
+  /** The lower four lanes of i16, widened. */
+  extendLow16S: (a: V128): V128 => unary(0xa7, a),
+  /** The upper four lanes of i16, widened. */
+  extendHigh16S: (a: V128): V128 => unary(0xa8, a),
+  /** The sums of the products of neighbouring i16 lanes. */
+  dot16S: (a: V128, b: V128): V128 => binary(0xba, a, b),
+  /** f32 lanes without their fraction; 0 for what is not a number. */
+  truncF32: (a: V128): V128 => unary(0xf8, a),
 };
 
 /** Four lanes of 32-bit floats. */
@@ -79,6 +106,9 @@ export const f32x4 = {
   },
   splat: (a: F32): V128 => operation("v128", simd(0x13), a),
   extractLane: (a: V128, lane: number): F32 => operation("f32", simd(0x1f, [lane]), a),
+  convertI32: (a: V128): V128 => unary(0xfa, a),
+  /** The nearest integers, ties to even. */
+  nearest: (a: V128): V128 => unary(0x6a, a),
   lt: (a: V128, b: V128): V128 => binary(0x43, a, b),
   ge: (a: V128, b: V128): V128 => binary(0x46, a, b),
   abs: (a: V128): V128 => unary(0xe0, a),

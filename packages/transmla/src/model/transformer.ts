@@ -1,4 +1,14 @@
-import { add, affine, gather, matmul, rmsNorm, scope, unary, type Tensor } from "@transmla/core";
+import {
+  add,
+  affine,
+  cast,
+  gather,
+  matmul,
+  rmsNorm,
+  scope,
+  unary,
+  type Tensor,
+} from "@transmla/core";
 
 import {
   factoredAttention,
@@ -46,7 +56,8 @@ export function forward(
   const T = ids.shape[0]!;
   cache.enter(T);
   const logits = scope(() => {
-    let x = affine(gather(weights.embeddings, ids), config.embeddingScale);
+    // The residual stream is f32, whatever the weights are.
+    let x = affine(asFloat32(gather(weights.embeddings, ids)), config.embeddingScale);
     weights.layers.forEach((layer, index) => {
       options.onHidden?.(index, x);
       const before = x;
@@ -127,3 +138,5 @@ function attend(
   if (w.kind === "latent" && c.kind === "latent") return latentAttention(x, w, c, context);
   throw new TypeError(`attention: ${w.kind} weights under a ${c.kind} configuration`);
 }
+
+const asFloat32 = (x: Tensor): Tensor => (x.dtype === "f32" ? x : cast(x, "f32"));
