@@ -1,5 +1,13 @@
 import { fc, test as prop } from "@fast-check/vitest";
-import { fromF16Bits, matmul, tensor, type Backend, type DType, type Tensor } from "@transmla/core";
+import {
+  fromF16Bits,
+  isBlock,
+  matmul,
+  tensor,
+  type Backend,
+  type DType,
+  type Tensor,
+} from "@transmla/core";
 import {
   elementsOf,
   evaluate,
@@ -43,10 +51,14 @@ function product(a: Sample, b: Sample): number[] {
 
 async function checkProduct(backend: Backend, a: Sample, b: Sample): Promise<void> {
   const { values } = await evaluate(() => matmul(place(backend, a), place(backend, b)));
-  expectClose(values, product(a, b), { dtype: a.dtype, terms: a.shape[1]!, scale: 4 });
+  const expected = product(a, b);
+  const [, k] = a.shape as [number, number];
+  const spread = isBlock(b.dtype) ? expected.map(() => 4 * k) : undefined;
+  expectClose(values, expected, { dtype: a.dtype, terms: k, scale: 4, spread });
 }
 
 const floats = fc.constantFrom<DType>("f32", "f16", "bf16");
+const stored = fc.constantFrom<DType>("f32", "f16", "bf16", "q8", "q4");
 
 describe.each(Object.entries(modes))("products: %s", (_, options) => {
   let backend: Backend;
@@ -72,6 +84,8 @@ describe.each(Object.entries(modes))("products: %s", (_, options) => {
       ["f32", "bf16"],
       ["f16", "f32"],
       ["bf16", "f16"],
+      ["f32", "q8"],
+      ["bf16", "q4"],
     ] as const) {
       for (const byColumn of [false, true]) {
         const a = matrix(m, k, left, 1, !byColumn && m % 2 === 1);
@@ -85,7 +99,7 @@ describe.each(Object.entries(modes))("products: %s", (_, options) => {
       m: fc.integer({ min: 0, max: 20 }),
       k: fc.integer({ min: 0, max: 40 }),
       n: fc.integer({ min: 0, max: 40 }),
-      dtypes: fc.tuple(floats, floats),
+      dtypes: fc.tuple(floats, stored),
       byColumn: fc.tuple(fc.boolean(), fc.boolean()),
     },
     { numRuns: 200 },

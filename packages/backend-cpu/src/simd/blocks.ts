@@ -1,17 +1,12 @@
 import { BLOCK_SIZE, blockBytes, type BlockDType } from "@transmla/core";
 
-import { repeat, until, when } from "../wasm/control.ts";
+import { until } from "../wasm/control.ts";
 import type { I32, Statement, V128 } from "../wasm/expression.ts";
 import { increase, type FunctionScope, type ModuleBuilder } from "../wasm/module.ts";
 import { f32, i32 } from "../wasm/scalar.ts";
 import { f32x4, i16x8, i32x4, i8x16, v128 } from "../wasm/vector.ts";
-import {
-  commonParameters,
-  IN_FLIGHT,
-  startLines,
-  type I32Local,
-  type V128Local,
-} from "./few-rows.ts";
+import { finish } from "./dots.ts";
+import { commonParameters, startLines, type I32Local, type V128Local } from "./few-rows.ts";
 import type { Lanes } from "./lanes.ts";
 
 // Rows that meet blocks are rounded to blocks of their own: 32 integers of 16 bits, then an f32 scale. Products of integers
@@ -74,10 +69,14 @@ function loadIntegers(
   dtype: BlockDType,
   block: I32,
 ): { readonly before: readonly Statement[]; readonly vectors: readonly V128[] } {
-  if (dtype === "q8") {
-    return { before: [], vectors: INTEGER_VECTORS.map((i) => v128.load8x8S(block, 4 + 8 * i)) };
-  }
   const [low, high] = scope.locals("v128", 2) as [V128Local, V128Local];
+  const vectors = [low, high].flatMap((half) => [
+    i16x8.extendLow8S(half),
+    i16x8.extendHigh8S(half),
+  ]);
+  if (dtype === "q8") {
+    return { before: [low.set(v128.load(block, 4)), high.set(v128.load(block, 20))], vectors };
+  }
   const eight = scope.constant(i8x16.const(8));
   const fifteen = scope.constant(i8x16.const(15));
   return {
@@ -86,12 +85,12 @@ function loadIntegers(
       low.set(i8x16.sub(v128.and(high, fifteen), eight)),
       high.set(i8x16.sub(i8x16.shrU(high, 4), eight)),
     ],
-    vectors: [low, high].flatMap((half) => [i16x8.extendLow8S(half), i16x8.extendHigh8S(half)]),
+    vectors,
   };
 }
 
 /**
- * Adds the function `run` to a module: `y[i, j] = x[i, :] · w[j, :]`, or `y +=` it.
+ * Adds the function `run` to a module: `y[i, j] = x[i, :] · w[j, :]`, or `y +=` it, one line after the other.
  *
  * Parameters: rounded rows `x` and lines `w` of blocks; the f32 results `y` with the bytes from one row and one column to
  * the next; the number of lines and of blocks of a line; whether to add.
@@ -117,48 +116,32 @@ export function defineBlockDots(
     },
     body: (scope, { x, xRowBytes, w, lineBytes, y, yRowBytes, yColumnBytes, ...rest }) => {
       const { lines, blocks, accumulate } = rest;
-      const most = IN_FLIGHT / rows;
-      const [left, to] = scope.locals("i32", 2) as [I32Local, I32Local];
+      const [line, left] = scope.locals("i32", 2) as [I32Local, I32Local];
       const xRows = scope.locals("i32", rows);
       const yRows = scope.locals("i32", rows);
-      const wLines = scope.locals("i32", most);
-      const total = scope.local("v128");
-      const pass = (count: number): Statement[] => {
-        const inPass = wLines.slice(0, count);
-        const sums = xRows.map(() => scope.locals("v128", count));
-        const finish = sums.flatMap((row, i) => [
-          to.set(yRows[i]!),
-          ...row.flatMap((sum) => [
-            total.set(lanes.sum(sum)),
-            when(accumulate, [total.set(lanes.add(total, lanes.loadFirst(to)))]),
-            lanes.storeFirst(to, total),
-            increase(to, yColumnBytes),
-          ]),
-        ]);
-        return [
-          ...sums.flat().map((sum) => sum.set(lanes.zero())),
-          ...startLines(yRows, y, yRowBytes),
+      const sums = scope.locals("v128", rows);
+      return [
+        ...startLines(yRows, y, yRowBytes),
+        until(
+          lines,
+          i32.const(0),
+          ...sums.map((sum) => sum.set(lanes.zero())),
           ...startLines(xRows, x, xRowBytes),
-          ...startLines(inPass, w, lineBytes),
+          line.set(w),
           left.set(blocks),
           until(
             left,
             i32.const(0),
-            ...addBlocks({ scope, lanes, dtype, xRows, wLines: inPass, sums }),
+            ...addBlock({ scope, lanes, dtype, xRows, line, sums }),
             ...xRows.map((row) => increase(row, ROUNDED_BYTES)),
-            ...inPass.map((line) => increase(line, blockBytes[dtype])),
+            increase(line, blockBytes[dtype]),
             increase(left, -1),
           ),
-          ...finish,
-          increase(w, i32.mul(lineBytes, count)),
-          increase(y, i32.mul(yColumnBytes, count)),
-          increase(lines, -count),
-        ];
-      };
-      const enough = i32.geU(lines, most);
-      return [
-        when(enough, [repeat(enough, ...pass(most))]),
-        until(lines, i32.const(0), ...pass(1)),
+          ...sums.flatMap((sum, i) => finish(lanes, [sum], yRows[i]!, accumulate)),
+          ...yRows.map((row) => increase(row, yColumnBytes)),
+          increase(w, lineBytes),
+          increase(lines, -1),
+        ),
       ];
     },
   });
@@ -169,50 +152,27 @@ interface BlockDots {
   readonly lanes: Lanes;
   readonly dtype: BlockDType;
   readonly xRows: readonly I32Local[];
-  readonly wLines: readonly I32Local[];
-  /** By row of `x` and line of `w`. */
-  readonly sums: readonly (readonly V128Local[])[];
+  readonly line: I32Local;
+  /** Of each row. */
+  readonly sums: readonly V128Local[];
 }
 
-/** One block of every line. */
-function addBlocks({ scope, lanes, dtype, xRows, wLines, sums }: BlockDots): Statement[] {
-  // One row stays in registers; of more, each vector is loaded where it is used.
-  const single = xRows.length === 1;
-  const x = scope.locals("v128", 4);
-  const xScale = scope.local("v128");
-  const products = scope.locals("v128", xRows.length);
-  const weights = scope.locals("v128", single ? 0 : 4);
-  const xVector = (row: number, i: number): V128 =>
-    single ? x[i]! : v128.load(xRows[row]!, 16 * i);
-  const scaleOf = (row: number): V128 =>
-    single ? xScale : v128.load32Splat(xRows[row]!, SCALE_AT);
+/** One block of a line with one of every row. */
+function addBlock({ scope, lanes, dtype, xRows, line, sums }: BlockDots): Statement[] {
+  const weights = scope.locals("v128", 4);
+  const [scale, product] = scope.locals("v128", 2) as [V128Local, V128Local];
+  const { before, vectors } = loadIntegers(scope, dtype, line);
   return [
-    ...(single
-      ? [
-          ...x.map((vector, i) => vector.set(v128.load(xRows[0]!, 16 * i))),
-          xScale.set(v128.load32Splat(xRows[0]!, SCALE_AT)),
-        ]
-      : []),
-    ...wLines.flatMap((line, j) => {
-      const { before, vectors } = loadIntegers(scope, dtype, line);
-      const held = single ? vectors : weights;
+    ...before,
+    scale.set(v128.load32Splat(line)),
+    ...vectors.map((vector, i) => weights[i]!.set(vector)),
+    ...sums.flatMap((sum, row) => {
+      const x = xRows[row]!;
+      const products = weights.map((four, i) => i32x4.dot16S(four, v128.load(x, 16 * i)));
+      const scales = f32x4.mul(scale, v128.load32Splat(x, SCALE_AT));
       return [
-        ...before,
-        ...(single ? [] : vectors.map((vector, i) => weights[i]!.set(vector))),
-        ...products.flatMap((product, row) => [
-          product.set(
-            held
-              .map((vector, i) => i32x4.dot16S(vector, xVector(row, i)))
-              .reduce((sum, term) => i32x4.add(sum, term)),
-          ),
-          sums[row]![j]!.set(
-            lanes.multiplyAdd(
-              f32x4.convertI32(product),
-              f32x4.mul(v128.load32Splat(line), scaleOf(row)),
-              sums[row]![j]!,
-            ),
-          ),
-        ]),
+        product.set(products.reduce((total, term) => i32x4.add(total, term))),
+        sum.set(lanes.multiplyAdd(f32x4.convertI32(product), scales, sum)),
       ];
     }),
   ];

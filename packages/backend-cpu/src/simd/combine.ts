@@ -3,15 +3,12 @@ import type { Statement, V128 } from "../wasm/expression.ts";
 import { increase, type FunctionScope, type ModuleBuilder } from "../wasm/module.ts";
 import { i32 } from "../wasm/scalar.ts";
 import { v128 } from "../wasm/vector.ts";
-import {
-  commonParameters,
-  IN_FLIGHT,
-  startLines,
-  type I32Local,
-  type V128Local,
-} from "./few-rows.ts";
+import { commonParameters, startLines, type I32Local, type V128Local } from "./few-rows.ts";
 import type { Format } from "./formats.ts";
 import type { Lanes } from "./lanes.ts";
+
+/** Lines of `w` in one pass times rows of `x`: factors in registers. */
+const FACTORS = 8;
 
 /**
  * Adds the function `run` to a module: `y[i, :] += Σ x[i, p] w[p, :]`.
@@ -33,7 +30,7 @@ export function defineCombine(
   module.define("run", {
     parameters: { ...commonParameters, xColumnBytes: "i32", lines: "i32", width: "i32" },
     body: (scope, { x, xRowBytes, w, lineBytes, y, yRowBytes, xColumnBytes, lines, width }) => {
-      const most = IN_FLIGHT / rows;
+      const most = FACTORS / rows;
       const [left, from] = scope.locals("i32", 2) as [I32Local, I32Local];
       const xRows = scope.locals("i32", rows);
       const yRows = scope.locals("i32", rows);

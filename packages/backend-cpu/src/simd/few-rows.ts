@@ -2,8 +2,7 @@ import type { Statement } from "../wasm/expression.ts";
 import type { Local } from "../wasm/module.ts";
 import { i32 } from "../wasm/scalar.ts";
 
-// Products of 1, 2 or 4 rows `x` with a matrix that is read once, where it lies. Each kernel keeps eight sums or factors in
-// registers: for 1, 2 or 4 rows that makes 8, 4 or 2 lines of the matrix in a pass.
+// Products of 1, 2 or 4 rows `x` with a matrix that is read once, where it lies.
 
 /** For how many rows there are kernels. */
 export type FewRows = 1 | 2 | 4;
@@ -17,9 +16,6 @@ export function fewRows(rows: number): FewRows {
   if (rows >= 4) return 4;
   return rows >= 2 ? 2 : 1;
 }
-
-/** Lines of the matrix in one pass, times rows. */
-export const IN_FLIGHT = 8;
 
 /** A variable that holds an address or a count. */
 export type I32Local = Local<"i32">;

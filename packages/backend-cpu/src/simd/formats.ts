@@ -18,6 +18,7 @@ export interface Format {
   readonly loadEvenOdd?: (
     scope: FunctionScope,
     address: I32,
+    offset?: number,
   ) => Loaded<readonly [even: V128, odd: V128]>;
 }
 
@@ -57,11 +58,11 @@ export const brainFloats: Format = {
     before: [],
     value: first(i32.shl(i32.load16U(address, offset), 16)),
   }),
-  loadEvenOdd: (scope, address) => {
+  loadEvenOdd: (scope, address, offset) => {
     const eight = scope.local("v128");
     const upperHalves = scope.constant(i32x4.const(0xffff_0000));
     return {
-      before: [eight.set(v128.load(address))],
+      before: [eight.set(v128.load(address, offset))],
       value: [i32x4.shl(eight, 16), v128.and(eight, upperHalves)],
     };
   },
