@@ -13,7 +13,12 @@ export default {
     includeVersion: true,
     disableSources: true,
   },
-  packagesRequiringDocumentation: ["@transmla/core", "@transmla/backend-cpu", "transmla"],
+  packagesRequiringDocumentation: [
+    "@transmla/core",
+    "@transmla/backend-cpu",
+    "@transmla/backend-webgpu",
+    "transmla",
+  ],
   requiredToBeDocumented: [
     "Enum",
     "EnumMember",
