@@ -1,18 +1,8 @@
-import type { Backend, Kernel, Kernels, Ops } from "@transmla/core";
+import type { Backend } from "@transmla/core";
 
-import type { CpuKernel } from "./kernel.ts";
-import { attention } from "./kernels/attention.ts";
-import { copy, fill } from "./kernels/copy.ts";
-import { binary, gatedActivation, unary } from "./kernels/elementwise.ts";
-import { expertMatmul } from "./kernels/experts.ts";
-import { gather } from "./kernels/gather.ts";
-import { matmul } from "./kernels/matmul.ts";
-import { rmsNorm, softmax } from "./kernels/normalize.ts";
-import { reduce } from "./kernels/reduce.ts";
-import { rope } from "./kernels/rope.ts";
-import { topK } from "./kernels/top-k.ts";
-import { blasOn } from "./linalg/blas.ts";
+import { backendOn } from "./backend.ts";
 import { ADDRESS_SPACE, Memory, type CpuBuffer } from "./memory.ts";
+import { defaultThreads } from "./threads/start.ts";
 
 export type { CpuBuffer } from "./memory.ts";
 
@@ -30,6 +20,14 @@ export interface CpuBackendOptions {
    * serve where the engine or a Content-Security-Policy does not let WebAssembly be compiled.
    */
   readonly webAssembly?: boolean;
+  /**
+   * How many threads compute. By default as many as the machine runs at once, but no more than eight; one where memory
+   * cannot be shared: in pages that are not isolated from other origins. Results are the same bits for any number.
+   *
+   * Workers start with the first operation that is worth it, sleep when there is nothing to do, and never keep a process
+   * alive.
+   */
+  readonly threads?: number;
 }
 
 /**
@@ -51,49 +49,6 @@ export interface CpuBackendOptions {
  * ```
  */
 export async function cpuBackend(options: CpuBackendOptions = {}): Promise<Backend<CpuBuffer>> {
-  const memory = new Memory(options.maxBytes ?? ADDRESS_SPACE, options);
-  return {
-    name: "cpu",
-    kernels: kernelsOn(memory),
-    ...(memory.simd && { blas: blasOn(memory, memory.simd) }),
-    allocate: (bytes) => memory.allocate(bytes),
-    release: (buffer) => memory.release(buffer),
-    write: (buffer, data) => memory.bytes("write", buffer, 0, data.byteLength).set(data),
-    read: async (buffer, start, length) => memory.bytes("read", buffer, start, length).slice(),
-    memory: () => memory.count,
-    dispose: () => memory.dispose(),
-  };
-}
-
-/** The table of kernels. Scratch that a kernel takes is given back when it returns or throws. */
-function kernelsOn(memory: Memory): Kernels<CpuBuffer> {
-  const bound = <Attributes>(
-    name: keyof Ops,
-    kernel: CpuKernel<Attributes>,
-  ): Kernel<CpuBuffer, Attributes> => {
-    return (out, inputs, attributes) => {
-      memory.requireOpen(name);
-      try {
-        kernel(memory, out, inputs, attributes);
-      } finally {
-        memory.releaseScratch();
-      }
-    };
-  };
-  return {
-    fill: bound("fill", fill),
-    copy: bound("copy", copy),
-    unary: bound("unary", unary),
-    binary: bound("binary", binary),
-    reduce: bound("reduce", reduce),
-    matmul: bound("matmul", matmul),
-    gather: bound("gather", gather),
-    topK: bound("topK", topK),
-    softmax: bound("softmax", softmax),
-    rmsNorm: bound("rmsNorm", rmsNorm),
-    rope: bound("rope", rope),
-    attention: bound("attention", attention),
-    gatedActivation: bound("gatedActivation", gatedActivation),
-    expertMatmul: bound("expertMatmul", expertMatmul),
-  };
+  const { maxBytes = ADDRESS_SPACE, threads = defaultThreads() } = options;
+  return backendOn(new Memory(maxBytes, { ...options, threads }));
 }

@@ -1,7 +1,9 @@
 import { ArgumentError, BackendError, fail, StateError, type MemoryCount } from "@transmla/core";
 
 import { Allocator, type Block } from "./allocator.ts";
-import { Kernels } from "./simd/kernels.ts";
+import { emit, kernelNames, Kernels, type Target, type Worth } from "./simd/kernels.ts";
+import { Pool } from "./threads/pool.ts";
+import { canShare } from "./threads/start.ts";
 import { canCompile, hasRelaxedSimd } from "./wasm/support.ts";
 import { webAssembly, type WebAssemblyMemory } from "./webassembly.ts";
 
@@ -28,6 +30,10 @@ export interface KernelOptions {
   readonly webAssembly?: boolean;
   /** Whether kernels give the same bits on all machines; `false` by default. */
   readonly deterministic?: boolean;
+  /** How many threads compute, where memory can be shared; one by default. */
+  readonly threads?: number;
+  /** How long a thread's share of the work has to take at least, in nanoseconds; tests share everything. */
+  readonly worth?: Worth;
 }
 
 /**
@@ -58,6 +64,7 @@ export class Memory {
   readonly #scratch: Block[] = [];
   #liveBytes = 0;
   #memory: WebAssemblyMemory | null;
+  #pool: Pool | null = null;
 
   /**
    * @param maxBytes - How far the memory may grow, in bytes: from 64 KiB to 4 GiB, rounded down to whole pages.
@@ -72,10 +79,21 @@ export class Memory {
       );
     }
     this.#limit = Math.floor(maxBytes / PAGE) * PAGE;
-    this.#memory = new webAssembly.Memory({ initial: 1, maximum: this.#limit / PAGE });
-    const { webAssembly: allowed = true, deterministic = false } = options;
-    const relaxed = !deterministic && hasRelaxedSimd();
-    this.simd = allowed && canCompile() ? new Kernels(this.#memory, { relaxed }) : null;
+    const { webAssembly: allowed = true, deterministic = false, threads = 1, worth } = options;
+    if (!(Number.isInteger(threads) && threads >= 1)) {
+      fail(ArgumentError, "cpuBackend", `threads ${threads} is not a positive integer`);
+    }
+    const compiles = allowed && canCompile();
+    const limits = { initial: 1, maximum: this.#limit / PAGE };
+    const shared = compiles && threads > 1 && canShare() ? trySharedMemory(limits) : null;
+    this.#memory = shared ?? new webAssembly.Memory(limits);
+    const target: Target = {
+      relaxed: !deterministic && hasRelaxedSimd(),
+      ...(shared && { memory: { shared: true, maximum: ADDRESS_SPACE / PAGE } }),
+    };
+    this.#pool = shared && this.#poolOver(shared, target);
+    const team = this.#pool && { threads, pool: this.#pool, ...(worth && { worth }) };
+    this.simd = compiles ? new Kernels(this.#memory, target, team) : null;
     this.#allocator.extend(PAGE);
     this.#refresh(this.#memory.buffer);
   }
@@ -160,11 +178,24 @@ export class Memory {
 
   /** Drops the memory. Buffers in it are gone. */
   dispose(): void {
+    this.#pool?.dispose();
+    this.#pool = null;
     this.#memory = null;
     this.simd = null;
     this.#blocks.clear();
     this.#liveBytes = 0;
     this.#refresh(new ArrayBuffer(0));
+  }
+
+  #poolOver(shared: WebAssemblyMemory, target: Target): Pool {
+    return new Pool(
+      {
+        shared,
+        reserve: (bytes) => this.#reserve(bytes),
+        release: (block) => this.#allocator.release(block),
+      },
+      (kernel) => emit(kernelNames[kernel]!, target),
+    );
   }
 
   #requireLive(operation: string, buffer: CpuBuffer): WebAssemblyMemory {
@@ -210,13 +241,25 @@ export class Memory {
     this.#refresh(memory.buffer);
   }
 
-  #refresh(buffer: ArrayBuffer): void {
+  #refresh(buffer: ArrayBufferLike): void {
     this.f32 = new Float32Array(buffer);
     this.f64 = new Float64Array(buffer);
     this.i32 = new Int32Array(buffer);
     this.u32 = new Uint32Array(buffer);
     this.u16 = new Uint16Array(buffer);
     this.u8 = new Uint8Array(buffer);
+  }
+}
+
+/** Memory for several threads, for which an engine may have no room: it sets the most pages aside. */
+function trySharedMemory(limits: {
+  readonly initial: number;
+  readonly maximum: number;
+}): WebAssemblyMemory | null {
+  try {
+    return new webAssembly.Memory({ ...limits, shared: true });
+  } catch {
+    return null; // a RangeError
   }
 }
 

@@ -1,7 +1,7 @@
 /** The part of `WebAssembly.Memory` that is used here. */
 export interface WebAssemblyMemory {
-  /** The bytes. Growing detaches this buffer and makes another. */
-  readonly buffer: ArrayBuffer;
+  /** The bytes. Growing makes another buffer: it detaches this one, or leaves it as it is where it is shared. */
+  readonly buffer: ArrayBufferLike;
   /** Adds pages of 64 KiB; throws a `RangeError` when the engine has none. */
   grow(pages: number): number;
 }
@@ -16,6 +16,7 @@ interface WebAssemblyInterface {
   readonly Memory: new (descriptor: {
     readonly initial: number;
     readonly maximum: number;
+    readonly shared?: boolean;
   }) => WebAssemblyMemory;
   readonly Module: new (bytes: Uint8Array<ArrayBuffer>) => WebAssemblyModule;
   readonly Instance: new (

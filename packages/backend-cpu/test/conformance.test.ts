@@ -1,6 +1,5 @@
 import { conformance } from "@transmla/core/testing";
 
-import { cpuBackend } from "../src/index.ts";
-import { modes } from "./modes.ts";
+import { backendIn, modes } from "./modes.ts";
 
-for (const [name, options] of Object.entries(modes)) conformance(name, () => cpuBackend(options));
+for (const [name, mode] of Object.entries(modes)) conformance(name, async () => backendIn(mode));

@@ -1,8 +1,22 @@
-import type { CpuBackendOptions } from "../src/index.ts";
+import type { Backend } from "@transmla/core";
 
-/** The ways in which products can be computed. */
-export const modes: Readonly<Record<string, CpuBackendOptions>> = {
+import { backendOn } from "../src/backend.ts";
+import { Memory, type KernelOptions } from "../src/memory.ts";
+
+/** The ways in which kernels compute. Where there are threads, they share whatever can be divided. */
+export const modes: Readonly<Record<string, KernelOptions>> = {
   cpu: {},
   "deterministic cpu": { deterministic: true },
   "cpu without WebAssembly kernels": { webAssembly: false },
+  "cpu with 2 threads": { threads: 2, worth: { awake: 1, asleep: 1 } },
+  "deterministic cpu with 3 threads": {
+    deterministic: true,
+    threads: 3,
+    worth: { awake: 1, asleep: 1 },
+  },
 };
+
+/** The backend of a mode. */
+export function backendIn(mode: KernelOptions): Backend {
+  return backendOn(new Memory(2 ** 32, mode));
+}

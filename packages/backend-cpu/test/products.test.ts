@@ -19,7 +19,7 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { cpuBackend } from "../src/index.ts";
-import { modes } from "./modes.ts";
+import { backendIn, modes } from "./modes.ts";
 
 // Sizes beyond the blocks and tiles of the kernels, which the conformance suite does not reach.
 
@@ -60,10 +60,10 @@ async function checkProduct(backend: Backend, a: Sample, b: Sample): Promise<voi
 const floats = fc.constantFrom<DType>("f32", "f16", "bf16");
 const stored = fc.constantFrom<DType>("f32", "f16", "bf16", "q8", "q4");
 
-describe.each(Object.entries(modes))("products: %s", (_, options) => {
+describe.each(Object.entries(modes))("products: %s", (_, mode) => {
   let backend: Backend;
-  beforeAll(async () => {
-    backend = await cpuBackend(options);
+  beforeAll(() => {
+    backend = backendIn(mode);
   });
   afterAll(() => {
     expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 });
@@ -117,7 +117,7 @@ describe.each(Object.entries(modes))("products: %s", (_, options) => {
   });
 
   test("a scratch that makes the memory grow", async () => {
-    const fresh = await cpuBackend(options);
+    const fresh = backendIn(mode);
     await checkProduct(fresh, matrix(64, 300, "bf16", 1), matrix(300, 64, "bf16", 2));
     fresh.dispose();
   });

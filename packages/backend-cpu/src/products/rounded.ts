@@ -8,6 +8,7 @@ import { fewRows } from "../simd/few-rows.ts";
 import type { Kernels } from "../simd/kernels.ts";
 import { addressOf, type StoredMatrix, type Unplaced } from "./matrix.ts";
 import type { Product } from "./product.ts";
+import { LINE, nanosecondsOf } from "./shares.ts";
 
 /** Up to this many rows, rounding them costs less than widening the blocks. */
 export const FEW_ROUNDED = 4;
@@ -52,20 +53,25 @@ export function takeRoundedProduct(
     for (let i = 0; i < x.rows; i++) {
       roundRow(4 * wholeBlocks(x, i), 4 * rounded + i * rowBytes, blocks);
     }
-    for (let i = 0, rows = fewRows(x.rows); i < x.rows; i += rows) {
-      rows = fewRows(x.rows - i);
-      kernels.get(`dots${rows} ${dtype}`)(
-        4 * rounded + i * rowBytes,
-        rowBytes,
-        addressOf(w),
-        byteLength(dtype, w.columns === 1 ? 0 : w.columnStep),
-        4 * (y.at + i * y.rowStep),
-        4 * y.rowStep,
-        4,
-        w.columns,
-        blocks,
-        Number(accumulate),
-      );
-    }
+    const work = { items: w.columns, multiple: LINE, nanoseconds: nanosecondsOf(x, w) };
+    const step = w.columns === 1 ? 0 : w.columnStep;
+    kernels.split(work, (call, begin, end) => {
+      for (let i = 0, rows = fewRows(x.rows); i < x.rows; i += rows) {
+        rows = fewRows(x.rows - i);
+        call(
+          `dots${rows} ${dtype}`,
+          4 * rounded + i * rowBytes,
+          rowBytes,
+          addressOf({ ...w, at: w.at + begin * step }),
+          byteLength(dtype, step),
+          4 * (y.at + i * y.rowStep + begin),
+          4 * y.rowStep,
+          4,
+          end - begin,
+          blocks,
+          Number(accumulate),
+        );
+      }
+    });
   };
 }

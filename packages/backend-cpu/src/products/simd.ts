@@ -2,7 +2,7 @@ import { widen } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 import { fewRows, type FewRows } from "../simd/few-rows.ts";
-import { TILE_COLUMNS, type FloatFormat, type Kernels } from "../simd/kernels.ts";
+import { TILE_COLUMNS, type Call, type FloatFormat, type Kernels } from "../simd/kernels.ts";
 import { TILE_ROWS } from "../simd/tile.ts";
 import {
   clear,
@@ -13,6 +13,7 @@ import {
   type Unplaced,
 } from "./matrix.ts";
 import type { Product } from "./product.ts";
+import { LINE, nanosecondsOf } from "./shares.ts";
 
 // Sizes of packed blocks: one of the left matrix and one of the right fit the second-level cache together.
 const BLOCK_ROWS = 192;
@@ -44,13 +45,7 @@ export function takeSimdProduct(
   a: Unplaced,
   b: Unplaced,
 ): Product {
-  const toTiles = (size: number, tile: number): number => Math.ceil(size / tile) * tile;
-  const depth = Math.min(b.rows, BLOCK_DEPTH);
-  const panels: Panels = {
-    left: memory.scratch(Math.min(toTiles(a.rows, TILE_ROWS), BLOCK_ROWS) * depth),
-    right: memory.scratch(Math.min(toTiles(b.columns, TILE_COLUMNS.f32), BLOCK_COLUMNS) * depth),
-    edge: memory.scratch(TILE_ROWS * TILE_COLUMNS.f32),
-  };
+  const panels = takePanels(memory, kernels.threads, a, b);
   const wide = memory.scratch(isHalf(a.dtype) ? Math.min(a.rows, FEW) * a.columns : 0);
   return (left, right, out, accumulate) => {
     const [x, w] = [withSteps(left), withSteps(right)];
@@ -65,6 +60,21 @@ export function takeSimdProduct(
       dots(kernels, transposed(w), transposed(x), transposed(out), accumulate);
     } else multiplyBlocks(kernels, panels, x, w, out, accumulate);
   };
+}
+
+/** Scratch for packed blocks of each thread. */
+function takePanels(memory: Memory, threads: number, a: Unplaced, b: Unplaced): readonly Panels[] {
+  const toTiles = (size: number, tile: number): number => Math.ceil(size / tile) * tile;
+  const depth = Math.min(b.rows, BLOCK_DEPTH);
+  const left = Math.min(toTiles(a.rows, TILE_ROWS), BLOCK_ROWS) * depth;
+  const right = Math.min(toTiles(b.columns, TILE_COLUMNS.f32), BLOCK_COLUMNS) * depth;
+  const edge = TILE_ROWS * TILE_COLUMNS.f32;
+  const size = toTiles(left, LINE) + toTiles(right, LINE) + edge;
+  const start = memory.scratch(threads * size);
+  return Array.from({ length: threads }, (_, i) => {
+    const at = start + i * size;
+    return { edge: at, left: at + edge, right: at + edge + toTiles(left, LINE) };
+  });
 }
 
 /** An axis of size 1 may have any step; here it has the one that suits kernels best. */
@@ -88,45 +98,78 @@ const bytesOf = (x: StoredMatrix): number => (isHalf(x.dtype) ? 2 : 4);
 /** For rows of `x` and columns of `w` with adjacent elements: inner products. */
 function dots(kernels: Kernels, x: Matrix, w: StoredMatrix, y: Matrix, accumulate: boolean): void {
   const bytes = bytesOf(w);
-  for (let i = 0, rows: FewRows; i < x.rows; i += rows) {
-    rows = fewRows(x.rows - i);
-    kernels.get(`dots${rows} ${w.dtype as FloatFormat}`)(
-      4 * (x.at + i * x.rowStep),
-      4 * x.rowStep,
-      bytes * w.at,
-      bytes * w.columnStep,
-      4 * (y.at + i * y.rowStep),
-      4 * y.rowStep,
-      4 * y.columnStep,
-      w.columns,
-      w.rows,
-      Number(accumulate),
-    );
-  }
+  const work = { items: w.columns, multiple: LINE, nanoseconds: nanosecondsOf(x, w) };
+  kernels.split(work, (call, begin, end) => {
+    for (let i = 0, rows: FewRows; i < x.rows; i += rows) {
+      rows = fewRows(x.rows - i);
+      call(
+        `dots${rows} ${w.dtype as FloatFormat}`,
+        4 * (x.at + i * x.rowStep),
+        4 * x.rowStep,
+        bytes * (w.at + begin * w.columnStep),
+        bytes * w.columnStep,
+        4 * (y.at + i * y.rowStep + begin * y.columnStep),
+        4 * y.rowStep,
+        4 * y.columnStep,
+        end - begin,
+        w.rows,
+        Number(accumulate),
+      );
+    }
+  });
 }
 
 /** For rows of `w` with adjacent elements: adds multiples of them to the rows of `y`. */
 function combine(kernels: Kernels, x: Matrix, w: StoredMatrix, y: Matrix): void {
   const bytes = bytesOf(w);
-  for (let i = 0, rows: FewRows; i < x.rows; i += rows) {
-    rows = fewRows(x.rows - i);
-    kernels.get(`combine${rows} ${w.dtype as FloatFormat}`)(
-      4 * (x.at + i * x.rowStep),
-      4 * x.rowStep,
-      bytes * w.at,
-      bytes * w.rowStep,
-      4 * (y.at + i * y.rowStep),
-      4 * y.rowStep,
-      4 * x.columnStep,
-      w.rows,
-      w.columns,
-    );
-  }
+  const work = { items: w.columns, multiple: LINE, nanoseconds: nanosecondsOf(x, w) };
+  kernels.split(work, (call, begin, end) => {
+    for (let i = 0, rows: FewRows; i < x.rows; i += rows) {
+      rows = fewRows(x.rows - i);
+      call(
+        `combine${rows} ${w.dtype as FloatFormat}`,
+        4 * (x.at + i * x.rowStep),
+        4 * x.rowStep,
+        bytes * (w.at + begin),
+        bytes * w.rowStep,
+        4 * (y.at + i * y.rowStep + begin),
+        4 * y.rowStep,
+        4 * x.columnStep,
+        w.rows,
+        end - begin,
+      );
+    }
+  });
 }
 
 /** By packed blocks (Goto & van de Geijn 2008), which are widened to f32 where they are not. */
 function multiplyBlocks(
   kernels: Kernels,
+  panels: readonly Panels[],
+  a: StoredMatrix,
+  b: StoredMatrix,
+  c: Matrix,
+  accumulate: boolean,
+): void {
+  const nanoseconds = nanosecondsOf(a, b);
+  const [m, n] = [a.rows, b.columns];
+  if (n >= m) {
+    const work = { items: n, multiple: TILE_COLUMNS.f32, nanoseconds };
+    kernels.split(work, (call, begin, end, thread) => {
+      const [right, out] = [b, c].map((x) => part(x, 0, x.rows, begin, end - begin));
+      multiplyShare(call, panels[thread]!, a, right as StoredMatrix, out!, accumulate);
+    });
+  } else {
+    const work = { items: m, multiple: TILE_ROWS, nanoseconds };
+    kernels.split(work, (call, begin, end, thread) => {
+      const [left, out] = [a, c].map((x) => part(x, begin, end - begin, 0, x.columns));
+      multiplyShare(call, panels[thread]!, left as StoredMatrix, b, out!, accumulate);
+    });
+  }
+}
+
+function multiplyShare(
+  call: Call,
   panels: Panels,
   a: StoredMatrix,
   b: StoredMatrix,
@@ -134,23 +177,22 @@ function multiplyBlocks(
   accumulate: boolean,
 ): void {
   const [m, k, n] = [a.rows, a.columns, b.columns];
-  const multiplyPanels = kernels.get("multiplyPanels f32");
-  const packRows = kernels.get(`packRows ${a.dtype as FloatFormat}`);
-  const packColumns = kernels.get(`packColumns ${b.dtype as FloatFormat}`);
-  const pack = (run: typeof packRows, lines: StoredMatrix, to: number): void => {
+  const pack = (kernel: "packRows" | "packColumns", lines: StoredMatrix, to: number): void => {
     const bytes = bytesOf(lines);
     const { at, rows, columns, rowStep, columnStep } = lines;
-    run(bytes * at, bytes * rowStep, bytes * columnStep, rows, columns, 4 * to);
+    const name = `${kernel} ${lines.dtype as FloatFormat}` as const;
+    call(name, bytes * at, bytes * rowStep, bytes * columnStep, rows, columns, 4 * to);
   };
   for (let j = 0; j < n; j += BLOCK_COLUMNS) {
     const columns = Math.min(BLOCK_COLUMNS, n - j);
     for (let p = 0; p < k; p += BLOCK_DEPTH) {
       const depth = Math.min(BLOCK_DEPTH, k - p);
-      pack(packColumns, transposed(part(b, p, depth, j, columns)), panels.right);
+      pack("packColumns", transposed(part(b, p, depth, j, columns)), panels.right);
       for (let i = 0; i < m; i += BLOCK_ROWS) {
         const rows = Math.min(BLOCK_ROWS, m - i);
-        pack(packRows, part(a, i, rows, p, depth), panels.left);
-        multiplyPanels(
+        pack("packRows", part(a, i, rows, p, depth), panels.left);
+        call(
+          "multiplyPanels f32",
           4 * panels.left,
           4 * panels.right,
           4 * (c.at + i * c.rowStep + j),

@@ -1,5 +1,6 @@
 import type { BlockDType } from "@transmla/core";
 
+import type { Job, Pool } from "../threads/pool.ts";
 import { ModuleBuilder, type MemoryImport } from "../wasm/module.ts";
 import {
   webAssembly,
@@ -20,8 +21,10 @@ import {
   defineScale,
   defineSumOfSquares,
   defineWeigh,
+  RUN,
 } from "./lines.ts";
 import { definePack } from "./pack.ts";
+import { defineNorm, defineSoftmax } from "./rows.ts";
 import { definePanelProduct, TILE_ROWS, TILE_VECTORS } from "./tile.ts";
 
 /** How the elements of a matrix may be stored for a product in f32. */
@@ -51,7 +54,9 @@ type LineKernelName =
   | "scale"
   | "sumOfSquares"
   | "weigh"
-  | "gate";
+  | "gate"
+  | "softmax"
+  | "norm";
 
 /** The names of the kernels: what they do, and what their operands are stored in. */
 export type KernelName =
@@ -62,16 +67,19 @@ export type KernelName =
   | `${"dots" | "combine"}1 f64`
   | `${`dots${FewRows}` | "widen"} ${BlockDType}`;
 
-const lineKernels: Readonly<Record<LineKernelName, (module: ModuleBuilder, lanes: Lanes) => void>> =
-  {
-    roundRow: defineRoundRow,
-    maximum: defineMaximum,
-    exponentials: defineExponentials,
-    scale: defineScale,
-    sumOfSquares: defineSumOfSquares,
-    weigh: defineWeigh,
-    gate: defineGate,
-  };
+type DefineLines = (module: ModuleBuilder, name: string, lanes: Lanes) => void;
+
+const lineKernels: Readonly<Record<LineKernelName, DefineLines>> = {
+  roundRow: defineRoundRow,
+  maximum: defineMaximum,
+  exponentials: defineExponentials,
+  scale: defineScale,
+  sumOfSquares: defineSumOfSquares,
+  weigh: defineWeigh,
+  gate: defineGate,
+  softmax: defineSoftmax,
+  norm: defineNorm,
+};
 
 /** All of them. */
 export const kernelNames: readonly KernelName[] = [
@@ -115,7 +123,7 @@ export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer
   const [name, storage] = kernel.split(" ") as [string, (StoredFormat | BlockDType)?];
   const lanes = (storage === "f64" ? doubleLanes : floatLanes)(target.relaxed);
   const rows = Number(name.at(-1));
-  if (!storage) lineKernels[name as LineKernelName](module, lanes);
+  if (!storage) lineKernels[name as LineKernelName](module, RUN, lanes);
   else if (storage === "q8" || storage === "q4") {
     if (name === "widen") defineWidenBlocks(module, storage);
     else defineBlockDots(module, lanes, storage, rows);
@@ -133,19 +141,59 @@ export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer
 /** Modules that have been compiled, for all backends: they do not depend on a memory. */
 const compiled = new Map<string, WebAssemblyModule>();
 
+/** Calls a kernel with its arguments. */
+export type Call = (kernel: KernelName, ...arguments_: readonly number[]) => void;
+
+/** Work that can be divided among threads. */
+export interface Work {
+  /** How many items there are: rows, columns or elements. */
+  readonly items: number;
+  /** Each thread gets a multiple of this many, but for the last one. */
+  readonly multiple: number;
+  /** About how long one thread takes. */
+  readonly nanoseconds: number;
+}
+
+/** What a thread's share of the work has to take at least, in nanoseconds. */
+export interface Worth {
+  /** When the workers look for work: handing it over takes about a microsecond. */
+  readonly awake: number;
+  /** When they sleep: it takes them some 50 microseconds to begin. */
+  readonly asleep: number;
+}
+
+const WORTH: Worth = { awake: 5_000, asleep: 50_000 };
+
+/** Several threads: the caller and the workers. */
+export interface Team {
+  /** How many there are, the caller included. */
+  readonly threads: number;
+  /** The workers. */
+  readonly pool: Pool;
+  /** When they are used. */
+  readonly worth?: Worth;
+}
+
 /** The kernels over one memory. Each is emitted and compiled when it is first used, which takes about a millisecond. */
 export class Kernels {
+  /** How many threads there are at most. */
+  readonly threads: number;
   readonly #memory: WebAssemblyMemory;
   readonly #target: Target;
+  readonly #team: Team | null;
   readonly #functions = new Map<KernelName, WebAssemblyFunction>();
+  readonly #call: Call = (kernel, ...arguments_) => void this.get(kernel)(...arguments_);
 
   /**
    * @param memory - Where their operands lie.
    * @param target - What they are made for.
+   * @param team - The threads, where there are several.
    */
-  constructor(memory: WebAssemblyMemory, target: Target) {
+  constructor(memory: WebAssemblyMemory, target: Target, team: Team | null = null) {
     this.#memory = memory;
     this.#target = target;
+    this.#team = team;
+    this.threads = team?.threads ?? 1;
   }
 
   /**
@@ -165,4 +213,67 @@ export class Kernels {
     }
     return run;
   }
+
+  /**
+   * Divides work among threads. Each item is computed by one of them, so that results do not depend on how many there are.
+   *
+   * @param work - How much there is.
+   * @param share - Makes the calls for the items from `begin` on, before `end`. It is called once for each share, and
+   *   perhaps a second time: it depends on its arguments only. Shares with different indices, below {@link threads}, may
+   *   run at the same time.
+   */
+  split(work: Work, share: (call: Call, begin: number, end: number, index: number) => void): void {
+    const { items, multiple } = work;
+    const threads = this.#team ? threadsFor(work, this.#team) : 1;
+    const size = Math.ceil(items / multiple / threads) * multiple;
+    // Rounding up may leave nothing for the last ones.
+    const parts = Math.ceil(items / size);
+    if (!this.#team || parts <= 1) {
+      share(this.#call, 0, items, 0);
+      return;
+    }
+    const { pool } = this.#team;
+    const run = (call: Call, index: number): void => {
+      share(call, Math.min(index * size, items), Math.min((index + 1) * size, items), index);
+    };
+    let posted = 0;
+    try {
+      for (let index = 1; index < parts; index++, posted++) {
+        pool.post(
+          posted,
+          recorded((call) => run(call, index)),
+        );
+      }
+      run(this.#call, 0);
+    } finally {
+      // Also when something was thrown: scratch must not be given back while a worker uses it.
+      for (let index = 1; index <= posted; index++) {
+        if (!pool.collect(index - 1)) run(this.#call, index);
+      }
+    }
+    pool.requireHealth();
+  }
+}
+
+/** Among how many threads work is divided. */
+function threadsFor(
+  { items, multiple, nanoseconds }: Work,
+  { threads, pool, worth = WORTH }: Team,
+): number {
+  const share = pool.isAwake(0) ? worth.awake : worth.asleep;
+  const most = Math.min(threads, Math.floor(nanoseconds / share), Math.ceil(items / multiple));
+  return Math.max(most, 1);
+}
+
+const indices = new Map(kernelNames.map((kernel, index) => [kernel, index]));
+
+/** The calls that are made, as a job. */
+function recorded(body: (call: Call) => void): Job {
+  const job: Job = { numbers: [], kernels: new Set() };
+  body((kernel, ...arguments_) => {
+    const index = indices.get(kernel)!;
+    job.kernels.add(index);
+    job.numbers.push(index, arguments_.length, ...arguments_);
+  });
+  return job;
 }

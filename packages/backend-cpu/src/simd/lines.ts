@@ -1,6 +1,12 @@
 import { repeat, until, when } from "../wasm/control.ts";
 import type { F32, Statement, V128 } from "../wasm/expression.ts";
-import { increase, type FunctionScope, type Local, type ModuleBuilder } from "../wasm/module.ts";
+import {
+  increase,
+  type Call,
+  type FunctionScope,
+  type Local,
+  type ModuleBuilder,
+} from "../wasm/module.ts";
 import { f32, i32 } from "../wasm/scalar.ts";
 import { f32x4, i32x4, v128 } from "../wasm/vector.ts";
 import { exponential } from "./exponential.ts";
@@ -8,6 +14,9 @@ import type { Lanes } from "./lanes.ts";
 
 // Functions of lines of adjacent f32, called for each row: they share one shape, a loop over vectors and one over the
 // elements that are left.
+
+/** The function that a module exports. Under another name it serves other functions of the module. */
+export const RUN = "run";
 
 type Pointer = Local<"i32">;
 type Vector = Local<"v128">;
@@ -73,14 +82,21 @@ function combined(
   ];
 }
 
+const maximumParameters = { from: "i32", count: "i32" } as const;
+
 /**
- * Adds `run(from, count)` to a module: the largest of `count` floats, numbers that are not numbers left out.
+ * Adds `(from, count)` to a module: the largest of `count` floats, numbers that are not numbers left out.
  *
  * @param module - Where it goes.
+ * @param name - What it is called.
  */
-export function defineMaximum(module: ModuleBuilder): void {
-  module.define("run", {
-    parameters: { from: "i32", count: "i32" },
+export function defineMaximum(
+  module: ModuleBuilder,
+  name: string,
+): Call<typeof maximumParameters, "f32"> {
+  return module.define(name, {
+    parameters: maximumParameters,
+    exported: name === RUN,
     result: "f32",
     body: (scope, { from, count }) => {
       const largest = scope.locals("v128", ROUND);
@@ -95,15 +111,23 @@ export function defineMaximum(module: ModuleBuilder): void {
   });
 }
 
+const exponentialsParameters = { from: "i32", to: "i32", count: "i32", max: "f32" } as const;
+
 /**
- * Adds `run(from, to, count, max)` to a module: `exp(x - max)` of each float, and their sum.
+ * Adds `(from, to, count, max)` to a module: `exp(x - max)` of each float, and their sum.
  *
  * @param module - Where it goes.
+ * @param name - What it is called.
  * @param lanes - f32 lanes.
  */
-export function defineExponentials(module: ModuleBuilder, lanes: Lanes): void {
-  module.define("run", {
-    parameters: { from: "i32", to: "i32", count: "i32", max: "f32" },
+export function defineExponentials(
+  module: ModuleBuilder,
+  name: string,
+  lanes: Lanes,
+): Call<typeof exponentialsParameters, "f32"> {
+  return module.define(name, {
+    parameters: exponentialsParameters,
+    exported: name === RUN,
     result: "f32",
     body: (scope, { from, to, count, max }) => {
       const sums = scope.locals("v128", ROUND);
@@ -127,14 +151,18 @@ export function defineExponentials(module: ModuleBuilder, lanes: Lanes): void {
   });
 }
 
+const scaleParameters = { at: "i32", count: "i32", factor: "f32" } as const;
+
 /**
- * Adds `run(at, count, factor)` to a module: multiplies floats in place.
+ * Adds `(at, count, factor)` to a module: multiplies floats in place.
  *
  * @param module - Where it goes.
+ * @param name - What it is called.
  */
-export function defineScale(module: ModuleBuilder): void {
-  module.define("run", {
-    parameters: { at: "i32", count: "i32", factor: "f32" },
+export function defineScale(module: ModuleBuilder, name: string): Call<typeof scaleParameters> {
+  return module.define(name, {
+    parameters: scaleParameters,
+    exported: name === RUN,
     body: (scope, { at, count, factor }) => {
       const factors = scope.local("v128");
       return [
@@ -147,15 +175,23 @@ export function defineScale(module: ModuleBuilder): void {
   });
 }
 
+const sumOfSquaresParameters = { from: "i32", count: "i32" } as const;
+
 /**
- * Adds `run(from, count)` to a module: the sum of the squares.
+ * Adds `(from, count)` to a module: the sum of the squares.
  *
  * @param module - Where it goes.
+ * @param name - What it is called.
  * @param lanes - f32 lanes.
  */
-export function defineSumOfSquares(module: ModuleBuilder, lanes: Lanes): void {
-  module.define("run", {
-    parameters: { from: "i32", count: "i32" },
+export function defineSumOfSquares(
+  module: ModuleBuilder,
+  name: string,
+  lanes: Lanes,
+): Call<typeof sumOfSquaresParameters, "f32"> {
+  return module.define(name, {
+    parameters: sumOfSquaresParameters,
+    exported: name === RUN,
     result: "f32",
     body: (scope, { from, count }) => {
       const sums = scope.locals("v128", ROUND);
@@ -171,21 +207,25 @@ export function defineSumOfSquares(module: ModuleBuilder, lanes: Lanes): void {
   });
 }
 
+const weighParameters = {
+  from: "i32",
+  weight: "i32",
+  to: "i32",
+  count: "i32",
+  factor: "f32",
+  offset: "f32",
+} as const;
+
 /**
- * Adds `run(from, weight, to, count, factor, offset)` to a module: `x * factor * (weight + offset)`.
+ * Adds `(from, weight, to, count, factor, offset)` to a module: `x * factor * (weight + offset)`.
  *
  * @param module - Where it goes.
+ * @param name - What it is called.
  */
-export function defineWeigh(module: ModuleBuilder): void {
-  module.define("run", {
-    parameters: {
-      from: "i32",
-      weight: "i32",
-      to: "i32",
-      count: "i32",
-      factor: "f32",
-      offset: "f32",
-    },
+export function defineWeigh(module: ModuleBuilder, name: string): Call<typeof weighParameters> {
+  return module.define(name, {
+    parameters: weighParameters,
+    exported: name === RUN,
     body: (scope, { from, weight, to, count, factor, offset }) => {
       const [factors, offsets] = scope.locals("v128", 2) as [Vector, Vector];
       return [
@@ -203,13 +243,14 @@ export function defineWeigh(module: ModuleBuilder): void {
 const GATE_POWER = -24;
 
 /**
- * Adds `run(gate, up, to, count)` to a module: `silu(gate) * up`, where `silu(x) = x / (1 + exp(-x))`.
+ * Adds `(gate, up, to, count)` to a module: `silu(gate) * up`, where `silu(x) = x / (1 + exp(-x))`.
  *
  * @param module - Where it goes.
+ * @param name - What it is called.
  * @param lanes - f32 lanes.
  */
-export function defineGate(module: ModuleBuilder, lanes: Lanes): void {
-  module.define("run", {
+export function defineGate(module: ModuleBuilder, name: string, lanes: Lanes): void {
+  module.define(name, {
     parameters: { gate: "i32", up: "i32", to: "i32", count: "i32" },
     body: (scope, { gate, up, to, count }) => {
       const one = scope.constant(f32x4.const(2 ** GATE_POWER));

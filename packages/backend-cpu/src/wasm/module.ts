@@ -121,11 +121,11 @@ export class FunctionScope {
 }
 
 /** What a function is made of. */
-export interface FunctionDefinition<P extends Parameters> {
+export interface FunctionDefinition<P extends Parameters, R extends ValueType | undefined> {
   /** The types of its parameters by name, in order. */
   readonly parameters: P;
   /** What it returns: the value that the last expression leaves. */
-  readonly result?: ValueType;
+  readonly result?: R;
   /** Whether the module exports it under its name. */
   readonly exported?: boolean;
   /** Makes its instructions, given the parameters as variables. */
@@ -135,10 +135,10 @@ export interface FunctionDefinition<P extends Parameters> {
   ) => readonly (Statement | Expression<ValueType>)[];
 }
 
-/** Calls a function that returns nothing, with arguments by name. */
-export type Call<P extends Parameters> = (arguments_: {
+/** Calls a function with arguments by name: an expression where it returns a value. */
+export type Call<P extends Parameters, R extends ValueType | undefined = undefined> = (arguments_: {
   readonly [K in keyof P]: Expression<P[K]>;
-}) => Statement;
+}) => R extends ValueType ? Expression<R> : Statement;
 
 /** How a module sees the memory that it imports. */
 export interface MemoryImport {
@@ -177,7 +177,10 @@ export class ModuleBuilder {
    * @param definition - What it is made of.
    * @returns How later functions call it.
    */
-  define<P extends Parameters>(functionName: string, definition: FunctionDefinition<P>): Call<P> {
+  define<P extends Parameters, R extends ValueType | undefined = undefined>(
+    functionName: string,
+    definition: FunctionDefinition<P, R>,
+  ): Call<P, R> {
     const { parameters, result, exported = true, body } = definition;
     const types = Object.values(parameters);
     const scope = new FunctionScope(types);
@@ -200,7 +203,10 @@ export class ModuleBuilder {
     });
     const call = [0x10, unsigned(index - 1)];
     const keys = Object.keys(parameters);
-    return (arguments_) => effect(call, ...keys.map((key) => arguments_[key]!));
+    return ((arguments_) => {
+      const operands = keys.map((key) => arguments_[key]!);
+      return result ? operation(result, call, ...operands) : effect(call, ...operands);
+    }) as Call<P, R>;
   }
 
   /** The module. */

@@ -50,6 +50,8 @@ export const f32 = {
   div: (a: F32, b: F32): F32 => operation("f32", [0x95], a, b),
   sqrt: (a: F32): F32 => operation("f32", [0x91], a),
   max: (a: F32, b: F32): F32 => operation("f32", [0x97], a, b),
+  /** Rounds an f64. */
+  demote: (a: F64): F32 => operation("f32", [0xb6], a),
   load: (address: I32, offset = 0): F32 => operation("f32", access(0x2a, 2, offset), address),
   store: (address: I32, value: F32, offset = 0): Statement =>
     effect(access(0x38, 2, offset), address, value),
@@ -61,6 +63,10 @@ export const f64 = {
   add: (a: F64, b: F64): F64 => operation("f64", [0xa0], a, b),
   sub: (a: F64, b: F64): F64 => operation("f64", [0xa1], a, b),
   mul: (a: F64, b: F64): F64 => operation("f64", [0xa2], a, b),
+  div: (a: F64, b: F64): F64 => operation("f64", [0xa3], a, b),
+  sqrt: (a: F64): F64 => operation("f64", [0x9f], a),
+  /** Widens an f32. */
+  promote: (a: F32): F64 => operation("f64", [0xbb], a),
   load: (address: I32, offset = 0): F64 => operation("f64", access(0x2b, 3, offset), address),
   store: (address: I32, value: F64, offset = 0): Statement =>
     effect(access(0x39, 3, offset), address, value),

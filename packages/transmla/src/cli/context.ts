@@ -14,9 +14,15 @@ export interface CommandContext {
   readonly signal: AbortSignal;
 }
 
+/** What the command line says of a backend. */
+export interface BackendOptions {
+  /** How many threads compute, where the processor does. */
+  readonly threads?: number;
+}
+
 /** The backends that `--backend` names. */
-export const backends: Readonly<Record<string, () => Promise<Backend>>> = {
-  cpu: () => cpuBackend(),
+export const backends: Readonly<Record<string, (options: BackendOptions) => Promise<Backend>>> = {
+  cpu: (options) => cpuBackend(options),
 };
 
 /** Loads a model with a progress bar, and warns of configuration fields that this library does not know. */

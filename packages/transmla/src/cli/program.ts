@@ -46,6 +46,11 @@ function command(program: Command, usage: string, description: string): Command 
         .choices(Object.keys(backends))
         .default("cpu"),
     )
+    .option(
+      "--threads <count>",
+      "threads of the cpu backend (default: the machine's, at most 8)",
+      positiveInteger,
+    )
     .option("--json", "print one JSON object on stdout and nothing else there")
     .option("--quiet", "no progress and no remarks");
 }
@@ -108,9 +113,10 @@ export function createProgram(
       backend: name,
       json,
       quiet,
-    } = of.opts<{ backend: string; json?: boolean; quiet?: boolean }>();
+      threads,
+    } = of.opts<{ backend: string; json?: boolean; quiet?: boolean; threads?: number }>();
     const report = new Report({ json: json ?? false, quiet: quiet ?? false });
-    const backend = await backends[name]!();
+    const backend = await backends[name]!({ ...(threads !== undefined && { threads }) });
     try {
       onExitCode((await action({ report, backend, signal })) ?? 0);
     } finally {
