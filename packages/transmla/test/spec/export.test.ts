@@ -66,3 +66,35 @@ backendProperty(
     }
   },
 );
+
+backendProperty(
+  {
+    id: "P39",
+    statement:
+      "DeepSeek-V3 with live norms, on the tensors and the config of a calibrated conversion of either recipe, gives the logits that the runtime of this library gives, absorbed and expanded",
+    tolerance: "1e-4 relative, f32",
+  },
+  [sourceSizes, fc.constantFrom("default" as const, "transmla" as const)],
+  async (backend, size, recipe) => {
+    const plain = { family: "llama" as const, biased: false };
+    const source = sourceModel({
+      ...size,
+      ...plain,
+      rope: { rope_type: "default", rope_theta: 10_000 },
+    });
+    const result = await converted(source, {
+      method: "latent",
+      recipe,
+      ropeDim: size.headDim,
+      latentRank: Math.max(size.headDim / 2, 1),
+      calibration: [source.tokens, source.tokens.toReversed()],
+      backend,
+    });
+    const expected = decoderLogits(result.tokens, result.json, result.tensors);
+    using model = onBackend(backend, result);
+    for (const latentForm of ["absorbed", "expanded"] as const) {
+      const logits = await modelLogits(model, [source.tokens], { latentForm });
+      expect(relativeError(logits, expected)).toBeLessThan(SINGLE);
+    }
+  },
+);
