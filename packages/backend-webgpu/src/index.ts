@@ -5,6 +5,8 @@ import { isSoftware, openDevice, type DeviceOptions } from "./device.ts";
 import { Gpu, type GpuOperand } from "./gpu.ts";
 import { copy } from "./kernels/copy.ts";
 import { kernelsOn } from "./kernels/index.ts";
+import { routinesOn } from "./linalg/routines.ts";
+import type { Memory } from "./linalg/workspace.ts";
 import {
   DeviceMemory,
   liveBlock,
@@ -76,14 +78,18 @@ export async function webgpuBackend(options: WebGpuBackendOptions = {}): Promise
     cooperative: options.workgroupMemory ?? !isSoftware(device),
     subgroups: device.features.has("subgroups"),
   });
-  return {
-    name: "webgpu",
-    device,
-    kernels: kernelsOn(gpu),
+  const functions: Memory = {
     allocate: (bytes) => memory.allocate(bytes),
     release: (buffer) => memory.release(buffer),
     write: (buffer, data) => writeBytes(gpu, recorder, memory, buffer, data),
     read: (buffer, start, length) => readBytes(recorder, memory, buffer, start, length),
+  };
+  return {
+    ...functions,
+    name: "webgpu",
+    device,
+    kernels: kernelsOn(gpu),
+    routines: routinesOn(gpu, functions),
     memory: () => memory.count,
     counts: () => ({ ...recorder.count, ...memory.deviceCount }),
     dispose: () => {

@@ -82,7 +82,10 @@ export function shader<const O extends object, const B extends string, const P e
 
 /** A shader of any options, for lists. */
 // oxlint-disable-next-line typescript/no-explicit-any
-export type AnyShader = Shader<any>;
+export interface AnyShader extends Omit<Shader<any>, "options"> {
+  /** The values of each option. */
+  readonly options: object;
+}
 
 /**
  * Every combination of options that a shader may be asked for.
