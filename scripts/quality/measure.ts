@@ -40,6 +40,7 @@ export class Measuring {
     allowed: (setting: Setting) => boolean,
   ): Promise<void> {
     const settings = candidates(this.#model, recipe, cache).filter(allowed);
+    if (settings.length === 1) return this.#measure(settings[0]!, "test");
     for (const setting of settings) await this.#measure(setting, "selection");
     const chosen = best(this.#results(), recipe, cache);
     if (chosen) await this.#measure(chosen.setting, "test");

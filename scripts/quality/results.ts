@@ -84,16 +84,20 @@ export function withMeasurement(results: Results, more: Measurement): Results {
   return { ...results, measurements: [...others, { ...known, ...more }] };
 }
 
-/** Of all settings of a recipe at a cache the one that is best on the selection windows. */
+/**
+ * Of all settings of a recipe at a cache the one that is best on the selection windows; where there was no choice, the
+ * only one that was tested.
+ */
 export function best(
   { measurements }: Pick<Results, "measurements">,
   recipe: Setting["recipe"],
   cache: number,
 ): Measurement | undefined {
-  return measurements
-    .filter(
-      ({ setting, selection }) =>
-        selection && setting.recipe === recipe && setting.cache === cache && !setting.without,
-    )
-    .toSorted((a, b) => a.selection!.kl - b.selection!.kl)[0];
+  const known = measurements.filter(
+    ({ setting }) => setting.recipe === recipe && setting.cache === cache && !setting.without,
+  );
+  const [chosen] = known
+    .filter(({ selection }) => selection)
+    .toSorted((a, b) => a.selection!.kl - b.selection!.kl);
+  return chosen ?? known.find(({ test }) => test);
 }

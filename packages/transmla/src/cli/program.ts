@@ -196,6 +196,11 @@ function addModelCommands(program: Command, run: Run): void {
     .option("--rope-dim <width>", "of --method latent: the rotated key", positiveInteger)
     .option("--latent-rank <width>", "of --method latent: the latent", positiveInteger)
     .option(
+      "--query-rank <width>",
+      "of --method latent: compresses the query projection too",
+      positiveInteger,
+    )
+    .option(
       "--calibration <file>",
       "of --method latent: a text, or a .json file of windows; sampled from the model when absent",
     )

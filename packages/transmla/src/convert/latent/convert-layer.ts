@@ -16,6 +16,7 @@ import { refitLogits } from "./steps/logit-refit.ts";
 import { MeanPhaseFit } from "./steps/mean-phase.ts";
 import { MomentSums, type Moments } from "./steps/moments.ts";
 import { OutputFit } from "./steps/output-refit.ts";
+import { factorQueries, inputMoment, queryMetrics } from "./steps/query-factors.ts";
 import { chooseSlots, type Slots } from "./steps/slots.ts";
 
 /** What is known of a layer from calibration, for every recipe. */
@@ -100,11 +101,25 @@ export async function convertLayer(
     receivedShare: recipe.receivedShare,
     whiten: recipe.whiten,
   });
-  const closed = assembleLatent(source, slots, phases, latent, options);
+  const factors =
+    recipe.queryRank === "full"
+      ? undefined
+      : factorQueries(
+          source.q,
+          await inputMoment(inputs),
+          recipe.queryRank,
+          await queryMetrics(source, tensors, inputs),
+          options,
+        );
+  const factored = factors ? { ...source, q: factors.up } : source;
+  const closed: LatentLayer = {
+    ...assembleLatent(factored, slots, phases, latent, options),
+    queryDown: factors?.down,
+  };
   let layer = closed;
   if (recipe.logitRefit) {
     using squares = new LogitSquares(source, tensors, closed, inputs);
-    const from = { source, moments, slots, phases, layer: closed };
+    const from = { source: factored, moments, slots, phases, layer: closed };
     layer = await refitLogits(from, squares, options);
   }
 

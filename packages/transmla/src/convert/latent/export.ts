@@ -32,12 +32,12 @@ export function latentTensors(
   residual: number,
 ): Record<string, HostTensor> {
   const { heads, headDim: d } = c;
-  const [ropeDim, hidden] = [layer.keyRope.rows, layer.keyRope.cols];
+  const { rows: ropeDim, cols: hidden } = layer.keyRope;
   const rank = layer.latent.rows;
   const norm = normCompensation("f32"); // its power of two is stored exactly in every dtype
-  const queryScale = c.scale * Math.sqrt(d + ropeDim);
+  const queryScale = c.scale * Math.sqrt(d + ropeDim) * (layer.queryDown ? norm.up : 1);
 
-  const query = zeros(heads * (d + ropeDim), hidden);
+  const query = zeros(heads * (d + ropeDim), layer.queryNope.cols);
   const up = zeros(heads * 2 * d, rank);
   for (let h = 0; h < heads; h++) {
     const at = h * (d + ropeDim);
@@ -56,13 +56,24 @@ export function latentTensors(
   copyRows(down, 0, fromMatrix(layer.latent), range(0, rank), LATENT_SCALE);
   copyRows(down, rank, fromMatrix(layer.keyRope), interleavedRows(ropeDim, 0));
   return {
-    "q_proj.weight": query,
+    ...(layer.queryDown
+      ? {
+          "q_a_proj.weight": scaled(fromMatrix(layer.queryDown), LATENT_SCALE),
+          "q_a_layernorm.weight": constant(layer.queryDown.rows, norm.gamma),
+          "q_b_proj.weight": query,
+        }
+      : { "q_proj.weight": query }),
     "kv_a_proj_with_mqa.weight": down,
-    "kv_a_layernorm.weight": { shape: [rank], data: new Float64Array(rank).fill(norm.gamma) },
+    "kv_a_layernorm.weight": constant(rank, norm.gamma),
     "kv_b_proj.weight": up,
     "o_proj.weight": scaled(fromMatrix(layer.output), residual),
   };
 }
+
+const constant = (size: number, value: number): HostTensor => ({
+  shape: [size],
+  data: new Float64Array(size).fill(value),
+});
 
 /**
  * The DeepSeek-V3 configuration of a latent model. The base `theta^(d_r / d)` makes the frequencies of the narrower key
@@ -90,7 +101,7 @@ export function latentConfig(
   const base = isPublished ? theta : theta ** (ropeDim / c.headDim);
   const rope = { ...stated, rope_type: type, rope_theta: base };
   const result = deepseekConfig(json, config, c, {
-    q_lora_rank: null,
+    q_lora_rank: recipe.queryRank === "full" ? null : recipe.queryRank,
     kv_lora_rank: latentRank,
     qk_nope_head_dim: c.headDim,
     qk_rope_head_dim: ropeDim,

@@ -11,9 +11,11 @@ import type { Slots } from "./steps/slots.ts";
 
 /** Latent attention in f64, `[out, in]`, half-split pairs, with the softmax scale of the source. */
 export interface LatentLayer {
-  /** `[H d, D]`: queries for the keys without rotation. */
+  /** `[rank, D]`: a latent that all queries are made from; absent where they are made from the inputs. */
+  readonly queryDown?: Matrix | undefined;
+  /** `[H d, D]`, or `[H d, rank]` with `queryDown`: queries for the keys without rotation. */
   readonly queryNope: Matrix;
-  /** `[H d_r, D]`: queries for the rotated key. */
+  /** `[H d_r, D]`, or `[H d_r, rank]`: queries for the rotated key. */
   readonly queryRope: Matrix;
   /** `[d_r, D]`: the rotated key. */
   readonly keyRope: Matrix;
@@ -63,8 +65,8 @@ export function assembleLatent(
 
 /** A latent layer on a backend in f32, without its output matrix. */
 export type LatentTensors = Readonly<
-  Record<Exclude<keyof LatentLayer, "output"> | "cos" | "sin", Tensor>
->;
+  Record<Exclude<keyof LatentLayer, "output" | "queryDown"> | "cos" | "sin", Tensor>
+> & { readonly queryDown?: Tensor };
 
 /**
  * Uploads a latent layer.
@@ -82,6 +84,7 @@ export function uploadLatent(
   positions: number,
 ): LatentTensors & Disposable {
   return owned(() => ({
+    ...(layer.queryDown && { queryDown: upload(backend, layer.queryDown) }),
     queryNope: upload(backend, layer.queryNope),
     queryRope: upload(backend, layer.queryRope),
     keyRope: upload(backend, layer.keyRope),
@@ -108,7 +111,8 @@ export function latentHeads(x: Tensor, w: LatentTensors, c: GroupedAttention): T
     matmul(a, weight.transpose()).reshape([T, groups, weight.shape[0]! / groups]);
   const latent = matmul(x, w.latent.transpose()); // [T, r]
   const rotatedKey = rotate(apply(x, w.keyRope, 1), w).expand([T, g, ropeDim]);
-  const q = concat([apply(x, w.queryNope, H), rotate(apply(x, w.queryRope, H), w)], 2);
+  const queries = w.queryDown ? matmul(x, w.queryDown.transpose()) : x;
+  const q = concat([apply(queries, w.queryNope, H), rotate(apply(queries, w.queryRope, H), w)], 2);
   const k = concat([apply(latent, w.keyUp, g), rotatedKey], 2);
   const values = apply(latent, w.valueUp, kvHeads).reshape([T, kvHeads, 1, d]);
   const v = values.expand([T, kvHeads, g / kvHeads, d]).reshape([T, g, d]);

@@ -18,6 +18,8 @@ export interface LatentRecipe {
   readonly receivedShare?: number | undefined;
   /** Whether coordinates of the latent have unit mean square: true. */
   readonly whiten?: boolean | undefined;
+  /** Compresses the query projection to this rank, by the logits that it changes; `full` when absent. */
+  readonly queryRank?: number | "full" | undefined;
   /** The ridge of the refit of `o_proj`, times the mean diagonal: 0.1. `none` keeps the matrix. */
   readonly outputRidge?: number | "none" | undefined;
 }
@@ -45,6 +47,8 @@ export function completeRecipe(recipe: LatentRecipe, c: GroupedAttention): Compl
     const problem = `latentRank ${latentRank} must be from 1 to ${most}, the numbers that are cached now`;
     fail(ArgumentError, "convert", problem);
   }
+  const { queryRank = "full" } = recipe;
+  requireQueryRank(queryRank, c);
   return {
     recipe: "default",
     ropeDim,
@@ -53,7 +57,24 @@ export function completeRecipe(recipe: LatentRecipe, c: GroupedAttention): Compl
     logitRefit: recipe.logitRefit ?? true,
     receivedShare: recipe.receivedShare ?? 0.5,
     whiten: recipe.whiten ?? true,
+    queryRank,
     // 1e-3 fits noise, even with 12 k tokens.
     outputRidge: recipe.outputRidge ?? 0.1,
   };
+}
+
+/**
+ * Throws unless queries can have a rank.
+ *
+ * @param rank - The rank.
+ * @param c - The attention that is to be converted.
+ */
+export function requireQueryRank(
+  rank: number | "full",
+  { heads, headDim }: GroupedAttention,
+): void {
+  const width = heads * headDim;
+  if (rank === "full" || (Number.isInteger(rank) && rank >= 1 && rank < width)) return;
+  const problem = `queryRank ${rank} must be from 1 to ${width - 1}, less than the width of all heads`;
+  fail(ArgumentError, "convert", problem);
 }

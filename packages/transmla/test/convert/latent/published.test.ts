@@ -68,6 +68,7 @@ const recipeOf = (options: Options): PublishedRecipe => ({
   latentRank: options.kv_lora_rank,
   fold: options.freqfold,
   balance: options.balance_kv_ratio ?? "none",
+  queryRank: options.q_lora_rank ?? "full",
 });
 
 const total = (values: Iterable<number>): number => [...values].reduce((a, b) => a + b, 0);
@@ -185,33 +186,35 @@ async function modelOf(
 }
 
 describe.skipIf(!hasShared)("the published converter", () => {
-  test.each(["llama-rorope-full", "llama-fold2-rank24", "llama-fold8-collapse4-rank16-nobalance"])(
-    "%s",
-    async (name) => {
-      const golden = readGolden(name) as Golden;
-      const recipe = recipeOf(golden.options);
-      const tokens = total(golden.calibration_input_ids.map((ids) => ids.length));
-      const folder = diskFolder(join(fixtures, name));
-      const stored = await openSafetensors(await folder.open("golden.safetensors"));
-      const source = join(fixtures, "llama-source");
-      const layers = await goldenLayers(source, golden, recipe);
-      for (const [i, layer] of layers.entries()) {
-        checkLayer(layer, recipe, tokens, golden.rotated[i]!);
-        const expected = await stored.numbers(`layers.${i}.kv_b_times_kv_a`);
-        expectNear(product(layer.layer).data, expected, 1e-5 * Math.max(1, largest(expected)));
-      }
-      using model = await loadModel(source, { backend });
-      using converted = await modelOf(model, recipe, layers);
-      const logits = await stored.numbers("test_logits_mla");
-      const perWindow = logits.length / golden.test_input_ids.length;
-      for (const [i, ids] of golden.test_input_ids.entries()) {
-        using cache = converted.createCache(ids.length);
-        using all = converted.forward(ids, cache, { logits: "all" });
-        expectNear(await all.read(), logits.subarray(i * perWindow, (i + 1) * perWindow), 5e-4);
-      }
-      const [comparison] = await compare(model, [converted], golden.test_input_ids);
-      expectRelative(comparison!.meanKl, golden.mean_kl_mla, 1e-4);
-      await stored.close();
-    },
-  );
+  test.each([
+    "llama-rorope-full",
+    "llama-fold2-rank24",
+    "llama-fold8-collapse4-rank16-nobalance",
+    "llama-fold4-collapse2-rank20-q32",
+  ])("%s", async (name) => {
+    const golden = readGolden(name) as Golden;
+    const recipe = recipeOf(golden.options);
+    const tokens = total(golden.calibration_input_ids.map((ids) => ids.length));
+    const folder = diskFolder(join(fixtures, name));
+    const stored = await openSafetensors(await folder.open("golden.safetensors"));
+    const source = join(fixtures, "llama-source");
+    const layers = await goldenLayers(source, golden, recipe);
+    for (const [i, layer] of layers.entries()) {
+      checkLayer(layer, recipe, tokens, golden.rotated[i]!);
+      const expected = await stored.numbers(`layers.${i}.kv_b_times_kv_a`);
+      expectNear(product(layer.layer).data, expected, 1e-5 * Math.max(1, largest(expected)));
+    }
+    using model = await loadModel(source, { backend });
+    using converted = await modelOf(model, recipe, layers);
+    const logits = await stored.numbers("test_logits_mla");
+    const perWindow = logits.length / golden.test_input_ids.length;
+    for (const [i, ids] of golden.test_input_ids.entries()) {
+      using cache = converted.createCache(ids.length);
+      using all = converted.forward(ids, cache, { logits: "all" });
+      expectNear(await all.read(), logits.subarray(i * perWindow, (i + 1) * perWindow), 5e-4);
+    }
+    const [comparison] = await compare(model, [converted], golden.test_input_ids);
+    expectRelative(comparison!.meanKl, golden.mean_kl_mla, 1e-4);
+    await stored.close();
+  });
 });

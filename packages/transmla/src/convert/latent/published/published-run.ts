@@ -25,6 +25,7 @@ import {
 } from "../source-layer.ts";
 import type { SourceLayers } from "../source-layers.ts";
 import type { JointLatent } from "../steps/joint-latent.ts";
+import { factorQueries, inputMoment } from "../steps/query-factors.ts";
 import { balancedLatent, keyToValueRatio, separateLatent } from "./balanced-latent.ts";
 import type { CompletePublished } from "./recipe.ts";
 import { rotateKeys, type RotatedKeys } from "./rotated-keys.ts";
@@ -94,19 +95,32 @@ export class PublishedRun implements Disposable {
     const alpha =
       recipe.balance === "none" ? 1 : keyToValueRatio(uniform, keys.rest, linalg) / recipe.balance;
     const latent = balancedLatent(uniform, keys.rest, alpha, recipe.latentRank, linalg);
-    const assemble = (of: JointLatent): LatentLayer => {
+    const factors =
+      recipe.queryRank === "full"
+        ? undefined
+        : factorQueries(
+            source.q,
+            await inputMoment(partialInputs),
+            recipe.queryRank,
+            undefined,
+            linalg,
+          );
+    const assemble = (of: JointLatent, q: Matrix): LatentLayer => {
       const phases = Array.from({ length: source.attention.heads }, () =>
         unitPhases(source.frequencies.length),
       );
-      return assembleLatent(source, keys.slots, phases, of, linalg);
+      return assembleLatent({ ...source, q }, keys.slots, phases, of, linalg);
     };
-    const layer = assemble(latent);
+    const layer = {
+      ...assemble(latent, factors?.up ?? source.q),
+      queryDown: factors?.down,
+    };
     using outputs = held(originalOutputs(inputs, tensors, source.attention));
     using converted = held(latentOutputs(inputs, tensors, layer, source, keys));
     const error = await relativeError(converted.tensors, outputs.tensors);
     if (this.#next < this.#config.layers) {
       const behind = await this.#layers.behindAttention(index);
-      const partial = assemble(separateLatent(keys.rest));
+      const partial = assemble(separateLatent(keys.rest), source.q);
       using partialOutputs = held(latentOutputs(partialInputs, tensors, partial, source, keys));
       this.#original.advance(index, outputs.tensors, behind);
       this.#partial.advance(index, partialOutputs.tensors, behind);

@@ -2,6 +2,7 @@ import { ArgumentError, fail } from "@transmla/core";
 
 import type { GroupedAttention } from "../../../model/config/model-config.ts";
 import type { CacheSizes } from "../../targets.ts";
+import { requireQueryRank } from "../recipe.ts";
 
 /** The published algorithm (TransMLA, arXiv 2502.07864), without the defects of its reference implementation. */
 export interface PublishedRecipe extends CacheSizes {
@@ -14,6 +15,8 @@ export interface PublishedRecipe extends CacheSizes {
   readonly fold?: number | undefined;
   /** How much larger values count than keys in the joint components, both of mean RMS 1: 1. `none` leaves them as they are. */
   readonly balance?: number | "none" | undefined;
+  /** Compresses the query projection to this rank, by its principal components; `full` when absent. */
+  readonly queryRank?: number | "full" | undefined;
 }
 
 /** A published recipe with nothing left open. */
@@ -29,9 +32,10 @@ export type CompletePublished = {
  * @throws ArgumentError for a size that the attention does not have room for.
  */
 export function completePublished(
-  { ropeDim, latentRank, fold, balance }: PublishedRecipe,
-  { kvHeads, headDim: d }: GroupedAttention,
+  { ropeDim, latentRank, fold, balance, queryRank = "full" }: PublishedRecipe,
+  c: GroupedAttention,
 ): CompletePublished {
+  const { kvHeads, headDim: d } = c;
   const collapse = d / ropeDim;
   if (ropeDim < 2 || ropeDim % 2 !== 0 || !Number.isInteger(collapse)) {
     const problem = `ropeDim ${ropeDim} of --recipe transmla must be even and divide the head width ${d}`;
@@ -47,5 +51,13 @@ export function completePublished(
     const problem = `latentRank ${latentRank} must be from 1 to ${most}, what is left behind the rotated key`;
     fail(ArgumentError, "convert", problem);
   }
-  return { recipe: "transmla", ropeDim, latentRank, fold: folded, balance: balance ?? 1 };
+  requireQueryRank(queryRank, c);
+  return {
+    recipe: "transmla",
+    ropeDim,
+    latentRank,
+    fold: folded,
+    balance: balance ?? 1,
+    queryRank,
+  };
 }
