@@ -9,9 +9,9 @@ import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 
 import { cpuBackend } from "@transmla/backend-cpu";
-import { bundledModel, cacheWidth, cutWindows, evaluate, loadModel, type Model } from "transmla";
+import { bundledModel, cacheWidth, evaluate, loadModel, type Model } from "transmla";
 
-import { Measuring, type Texts, type Windows } from "./quality/measure.ts";
+import { Measuring } from "./quality/measure.ts";
 import {
   ablationTable,
   qualityPicture,
@@ -20,6 +20,7 @@ import {
   type Table,
 } from "./quality/page.ts";
 import { readResults, writeResults, writeWhole, type Setting } from "./quality/results.ts";
+import { bundledTexts, describe, readWindows, type Texts } from "./quality/texts.ts";
 
 const root = join(import.meta.dirname, "..");
 const folder = join(root, "docs/quality");
@@ -57,43 +58,18 @@ const { values: options } = parseArgs({
 
 const list = (text: string | undefined): number[] | undefined => text?.split(",").map(Number);
 
-/** Tokens in a window of a text. */
-const WINDOW = 512;
-
-function readWindows(path: string, model: Model): Windows {
-  const text = readFileSync(path, "utf8");
-  if (path.endsWith(".json")) return (JSON.parse(text) as { readonly windows: Windows }).windows;
-  return cutWindows(model.assets.tokenizer!.encode(text, { specialTokens: false }), WINDOW);
-}
-
-/** Stretches of the text that the bundled model has sampled: the first for calibration, the last for the report. */
-function bundledTexts(model: Model): Texts {
-  const windows = readWindows(join(bundledModel, "sample.txt"), model).filter(
-    (ids) => ids.length === WINDOW,
-  );
-  return {
-    calibration: windows.slice(0, 64),
-    selection: windows.slice(64, 80),
-    test: windows.slice(-16),
-  };
-}
-
-function readTexts(model: Model): Texts {
+function readTexts({ assets }: Model): Texts {
+  const tokenizer = assets.tokenizer!;
   const { calibration, selection, test } = options;
-  if (options.model === bundledModel) return bundledTexts(model);
+  if (options.model === bundledModel) return bundledTexts(tokenizer);
   if (calibration === undefined || selection === undefined || test === undefined) {
     throw new Error("quality: --model needs --calibration, --selection and --test");
   }
   return {
-    calibration: readWindows(calibration, model),
-    selection: readWindows(selection, model),
-    test: readWindows(test, model),
+    calibration: readWindows(calibration, tokenizer),
+    selection: readWindows(selection, tokenizer),
+    test: readWindows(test, tokenizer),
   };
-}
-
-function describe(windows: Windows): string {
-  const tokens = windows.reduce((sum, ids) => sum + ids.length, 0);
-  return `${windows.length} windows, ${tokens} tokens`;
 }
 
 async function measure(name: string, path: string): Promise<void> {

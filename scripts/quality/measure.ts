@@ -12,12 +12,7 @@ import {
   type Results,
   type Setting,
 } from "./results.ts";
-
-/** Windows of token ids. */
-export type Windows = readonly (readonly number[])[];
-
-/** Texts of a model: no window is in two of them. */
-export type Texts = Readonly<Record<"calibration" | "selection" | "test", Windows>>;
+import type { Texts, Windows } from "./texts.ts";
 
 /** Measures conversions of a model; what has been measured before is read from a file. */
 export class Measuring {
