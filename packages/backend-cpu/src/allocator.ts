@@ -9,15 +9,27 @@ export interface Block {
   readonly size: number;
 }
 
+/** A block in two lists: all blocks by address, and the free ones of a bin. */
 interface ListedBlock extends Block {
   size: number;
   free: boolean;
   previous: ListedBlock | null;
   next: ListedBlock | null;
+  previousFree: ListedBlock | null;
+  nextFree: ListedBlock | null;
 }
 
 /** Free blocks of 64 * 2^n bytes up to twice that lie in bin n. */
-const binOf = (size: number): number => Math.floor(Math.log2(size / ALIGNMENT));
+const binOf = (size: number): number => 31 - Math.clz32(size / ALIGNMENT);
+
+function listed(
+  offset: number,
+  size: number,
+  previous: ListedBlock | null,
+  next: ListedBlock | null,
+): ListedBlock {
+  return { offset, size, free: false, previous, next, previousFree: null, nextFree: null };
+}
 
 /**
  * Hands out ranges of a growing address space: best fit over free lists that are segregated by size, with immediate
@@ -25,7 +37,8 @@ const binOf = (size: number): number => Math.floor(Math.log2(size / ALIGNMENT));
  * records and never touches the memory that it manages.
  */
 export class Allocator {
-  readonly #bins = Array.from({ length: 32 }, () => new Set<ListedBlock>());
+  /** The first free block of each bin. */
+  readonly #bins: (ListedBlock | null)[] = new Array<ListedBlock | null>(32).fill(null);
   #last: ListedBlock | null = null;
 
   /** The free bytes at the end of the space, which {@link extend} adds to. */
@@ -41,7 +54,7 @@ export class Allocator {
   extend(bytes: number): void {
     const last = this.#last;
     const offset = last ? last.offset + last.size : 0;
-    const block: ListedBlock = { offset, size: bytes, free: false, previous: last, next: null };
+    const block = listed(offset, bytes, last, null);
     if (last) last.next = block;
     this.#last = block;
     this.release(block);
@@ -57,8 +70,7 @@ export class Allocator {
     const size = Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
     const block = this.#bestFit(size);
     if (!block) return null;
-    this.#bins[binOf(block.size)]!.delete(block);
-    block.free = false;
+    this.#unlist(block);
     if (block.size > size) this.#split(block, size);
     return block;
   }
@@ -71,27 +83,32 @@ export class Allocator {
   release(released: Block): void {
     const block = released as ListedBlock;
     const { previous, next } = block;
-    block.free = true;
-    if (next?.free) this.#absorbNext(block, next);
+    if (next?.free) {
+      this.#unlist(next);
+      this.#absorbNext(block, next);
+    }
     if (previous?.free) {
-      this.#bins[binOf(previous.size)]!.delete(previous);
+      this.#unlist(previous);
       this.#absorbNext(previous, block);
-      this.#bins[binOf(previous.size)]!.add(previous);
-    } else this.#bins[binOf(block.size)]!.add(block);
+      this.#list(previous);
+    } else this.#list(block);
   }
 
   /** The free blocks, by address. */
   freeBlocks(): Block[] {
-    const all = this.#bins.flatMap((bin) => [...bin]);
-    return all
-      .map(({ offset, size }) => ({ offset, size }))
-      .toSorted((a, b) => a.offset - b.offset);
+    const all: Block[] = [];
+    for (const first of this.#bins) {
+      for (let block = first; block; block = block.nextFree) {
+        all.push({ offset: block.offset, size: block.size });
+      }
+    }
+    return all.toSorted((a, b) => a.offset - b.offset);
   }
 
   #bestFit(size: number): ListedBlock | null {
     for (let bin = binOf(size); bin < this.#bins.length; bin++) {
       let best: ListedBlock | null = null;
-      for (const block of this.#bins[bin]!) {
+      for (let block = this.#bins[bin]!; block; block = block.nextFree!) {
         if (block.size === size) return block;
         if (block.size > size && (!best || block.size < best.size)) best = block;
       }
@@ -102,26 +119,43 @@ export class Allocator {
 
   /** Cuts a block that is in use to a size; the rest becomes free. */
   #split(block: ListedBlock, size: number): void {
-    const rest: ListedBlock = {
-      offset: block.offset + size,
-      size: block.size - size,
-      free: true,
-      previous: block,
-      next: block.next,
-    };
+    const rest = listed(block.offset + size, block.size - size, block, block.next);
     if (rest.next) rest.next.previous = rest;
     else this.#last = rest;
     block.next = rest;
     block.size = size;
-    this.#bins[binOf(rest.size)]!.add(rest);
+    this.#list(rest);
   }
 
-  /** Merges a block with its successor; the caller moves the result to its bin. */
+  /** Makes a block free. */
+  #list(block: ListedBlock): void {
+    const bin = binOf(block.size);
+    const first = this.#bins[bin]!;
+    block.free = true;
+    block.nextFree = first;
+    if (first) first.previousFree = block;
+    this.#bins[bin] = block;
+  }
+
+  /** Takes a block from its bin. */
+  #unlist(block: ListedBlock): void {
+    const { previousFree, nextFree } = block;
+    if (previousFree) previousFree.nextFree = nextFree;
+    else this.#bins[binOf(block.size)] = nextFree;
+    if (nextFree) nextFree.previousFree = previousFree;
+    block.free = false;
+    block.previousFree = null;
+    block.nextFree = null;
+  }
+
+  /** Merges two blocks that are in no bin. */
   #absorbNext(block: ListedBlock, next: ListedBlock): void {
-    this.#bins[binOf(next.size)]!.delete(next);
     block.size += next.size;
     block.next = next.next;
     if (next.next) next.next.previous = block;
     else this.#last = block;
+    // A block that is gone holds on to none: through a chain of such blocks garbage would outlive many collections.
+    next.previous = null;
+    next.next = null;
   }
 }

@@ -21,6 +21,12 @@ export interface CpuBackendOptions {
    */
   readonly webAssembly?: boolean;
   /**
+   * Whether V8 is asked to join pairs of vectors of 128 bits (Node 24 and later; elsewhere this has no effect). Products
+   * become up to 1.9 times as fast, where a probe of at most 0.3 s shows it. The flag of V8 is experimental, and the whole
+   * process has it from then on. `false` by default.
+   */
+  readonly revectorize?: boolean;
+  /**
    * How many threads compute. By default as many as the machine runs at once, but no more than eight; one where memory
    * cannot be shared: in pages that are not isolated from other origins. Results are the same bits for any number.
    *

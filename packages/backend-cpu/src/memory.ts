@@ -2,6 +2,7 @@ import { ArgumentError, BackendError, fail, StateError, type MemoryCount } from 
 
 import { Allocator, type Block } from "./allocator.ts";
 import { emit, kernelNames, Kernels, type Target, type Worth } from "./simd/kernels.ts";
+import { revectorizes } from "./simd/revectorize.ts";
 import { Pool } from "./threads/pool.ts";
 import { canShare } from "./threads/start.ts";
 import { canCompile, hasRelaxedSimd } from "./wasm/support.ts";
@@ -24,12 +25,31 @@ export interface CpuBuffer {
   readonly byteLength: number;
 }
 
+/** A buffer as its memory knows it. */
+class OwnedBuffer implements CpuBuffer {
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  /** `null` for a buffer without bytes. */
+  readonly block: Block | null;
+  /** `null` when it was released. */
+  owner: Memory | null;
+
+  constructor(owner: Memory, block: Block | null, byteLength: number) {
+    this.owner = owner;
+    this.block = block;
+    this.byteOffset = block?.offset ?? 0;
+    this.byteLength = byteLength;
+  }
+}
+
 /** What computes in a {@link Memory}. */
 export interface KernelOptions {
   /** Whether there are WebAssembly kernels, where the engine compiles them; `true` by default. */
   readonly webAssembly?: boolean;
   /** Whether kernels give the same bits on all machines; `false` by default. */
   readonly deterministic?: boolean;
+  /** Whether V8 is asked to join vectors in pairs; `false` by default. */
+  readonly revectorize?: boolean;
   /** How many threads compute, where memory can be shared; one by default. */
   readonly threads?: number;
   /** How long a thread's share of the work has to take at least, in nanoseconds; tests share everything. */
@@ -60,8 +80,8 @@ export class Memory {
 
   readonly #limit: number;
   readonly #allocator = new Allocator();
-  readonly #blocks = new Map<CpuBuffer, Block | null>();
   readonly #scratch: Block[] = [];
+  #liveBuffers = 0;
   #liveBytes = 0;
   #memory: WebAssemblyMemory | null;
   #pool: Pool | null = null;
@@ -71,36 +91,21 @@ export class Memory {
    * @param options - What computes in it.
    */
   constructor(maxBytes: number, options: KernelOptions = {}) {
-    if (!(maxBytes >= PAGE && maxBytes <= ADDRESS_SPACE)) {
-      fail(
-        ArgumentError,
-        "cpuBackend",
-        `maxBytes ${maxBytes} is not from ${PAGE} to ${ADDRESS_SPACE}`,
-      );
-    }
+    const { webAssembly: allowed = true, threads = 1 } = options;
+    check(maxBytes, threads);
     this.#limit = Math.floor(maxBytes / PAGE) * PAGE;
-    const { webAssembly: allowed = true, deterministic = false, threads = 1, worth } = options;
-    if (!(Number.isInteger(threads) && threads >= 1)) {
-      fail(ArgumentError, "cpuBackend", `threads ${threads} is not a positive integer`);
-    }
     const compiles = allowed && canCompile();
     const limits = { initial: 1, maximum: this.#limit / PAGE };
     const shared = compiles && threads > 1 && canShare() ? trySharedMemory(limits) : null;
     this.#memory = shared ?? new webAssembly.Memory(limits);
-    const target: Target = {
-      relaxed: !deterministic && hasRelaxedSimd(),
-      ...(shared && { memory: { shared: true, maximum: ADDRESS_SPACE / PAGE } }),
-    };
-    this.#pool = shared && this.#poolOver(shared, target);
-    const team = this.#pool && { threads, pool: this.#pool, ...(worth && { worth }) };
-    this.simd = compiles ? new Kernels(this.#memory, target, team) : null;
+    this.simd = compiles ? this.#kernels(this.#memory, options, shared ? threads : 1) : null;
     this.#allocator.extend(PAGE);
     this.#refresh(this.#memory.buffer);
   }
 
   /** Buffers that are live, and their bytes as requested. Scratch is not counted. */
   get count(): MemoryCount {
-    return { buffers: this.#blocks.size, bytes: this.#liveBytes };
+    return { buffers: this.#liveBuffers, bytes: this.#liveBytes };
   }
 
   /**
@@ -111,10 +116,9 @@ export class Memory {
   allocate(bytes: number): CpuBuffer {
     this.requireOpen("allocate");
     const block = bytes === 0 ? null : this.#reserve(bytes);
-    const buffer: CpuBuffer = { byteOffset: block?.offset ?? 0, byteLength: bytes };
-    this.#blocks.set(buffer, block);
+    this.#liveBuffers++;
     this.#liveBytes += bytes;
-    return buffer;
+    return new OwnedBuffer(this, block, bytes);
   }
 
   /**
@@ -123,11 +127,12 @@ export class Memory {
    * @param buffer - What {@link allocate} returned. Releasing it twice throws a `StateError`.
    */
   release(buffer: CpuBuffer): void {
-    this.#requireLive("release", buffer);
-    const block = this.#blocks.get(buffer);
-    if (block) this.#allocator.release(block);
-    this.#blocks.delete(buffer);
-    this.#liveBytes -= buffer.byteLength;
+    this.requireOpen("release");
+    const owned = this.#requireLive("release", buffer);
+    if (owned.block) this.#allocator.release(owned.block);
+    owned.owner = null;
+    this.#liveBuffers--;
+    this.#liveBytes -= owned.byteLength;
   }
 
   /**
@@ -139,7 +144,8 @@ export class Memory {
    * @param length - How many.
    */
   bytes(operation: string, buffer: CpuBuffer, start: number, length: number): Uint8Array {
-    const memory = this.#requireLive(operation, buffer);
+    const memory = this.requireOpen(operation);
+    this.#requireLive(operation, buffer);
     if (length === 0) return new Uint8Array(0);
     if (!(start >= 0 && length > 0 && start + length <= buffer.byteLength)) {
       const range = `bytes ${start}..${start + length}`;
@@ -182,32 +188,41 @@ export class Memory {
     this.#pool = null;
     this.#memory = null;
     this.simd = null;
-    this.#blocks.clear();
+    this.#liveBuffers = 0;
     this.#liveBytes = 0;
     this.#refresh(new ArrayBuffer(0));
   }
 
-  #poolOver(shared: WebAssemblyMemory, target: Target): Pool {
-    return new Pool(
+  #kernels(
+    memory: WebAssemblyMemory,
+    { deterministic = false, revectorize = false, worth }: KernelOptions,
+    threads: number,
+  ): Kernels {
+    const relaxed = !deterministic && hasRelaxedSimd();
+    const target: Target = {
+      relaxed,
+      revectorized: revectorize && revectorizes(relaxed),
+      ...(threads > 1 && { memory: { shared: true, maximum: ADDRESS_SPACE / PAGE } }),
+    };
+    if (threads === 1) return new Kernels(memory, target);
+    this.#pool = new Pool(
       {
-        shared,
+        shared: memory,
         reserve: (bytes) => this.#reserve(bytes),
         release: (block) => this.#allocator.release(block),
       },
       (kernel) => emit(kernelNames[kernel]!, target),
     );
+    return new Kernels(memory, target, { threads, pool: this.#pool, ...(worth && { worth }) });
   }
 
-  #requireLive(operation: string, buffer: CpuBuffer): WebAssemblyMemory {
-    const memory = this.requireOpen(operation);
-    if (!this.#blocks.has(buffer)) {
-      fail(
-        StateError,
-        operation,
-        "the buffer is not live on this backend: it was released before, or is another backend's",
-      );
-    }
-    return memory;
+  #requireLive(operation: string, buffer: CpuBuffer): OwnedBuffer {
+    if (buffer instanceof OwnedBuffer && buffer.owner === this) return buffer;
+    return fail(
+      StateError,
+      operation,
+      "the buffer is not live on this backend: it was released before, or is another backend's",
+    );
   }
 
   #reserve(bytes: number): Block {
@@ -248,6 +263,16 @@ export class Memory {
     this.u32 = new Uint32Array(buffer);
     this.u16 = new Uint16Array(buffer);
     this.u8 = new Uint8Array(buffer);
+  }
+}
+
+function check(maxBytes: number, threads: number): void {
+  if (!(maxBytes >= PAGE && maxBytes <= ADDRESS_SPACE)) {
+    const problem = `maxBytes ${maxBytes} is not from ${PAGE} to ${ADDRESS_SPACE}`;
+    fail(ArgumentError, "cpuBackend", problem);
+  }
+  if (!(Number.isInteger(threads) && threads >= 1)) {
+    fail(ArgumentError, "cpuBackend", `threads ${threads} is not a positive integer`);
   }
 }
 

@@ -8,6 +8,7 @@ export const modes: Readonly<Record<string, KernelOptions>> = {
   cpu: {},
   "deterministic cpu": { deterministic: true },
   "cpu without WebAssembly kernels": { webAssembly: false },
+  "revectorised cpu": { revectorize: true },
   "cpu with 2 threads": { threads: 2, worth: { awake: 1, asleep: 1 } },
   "deterministic cpu with 3 threads": {
     deterministic: true,

@@ -2,8 +2,7 @@ import { BackendError } from "@transmla/core";
 import { plainBlas, type Blas, type Block } from "@transmla/core/linalg";
 
 import type { Memory } from "../memory.ts";
-import { TILE_COLUMNS, type Kernels } from "../simd/kernels.ts";
-import { TILE_ROWS } from "../simd/tile.ts";
+import type { Kernels } from "../simd/kernels.ts";
 
 // Sizes of packed blocks: one of each factor fits the second-level cache.
 const BLOCK_ROWS = 96;
@@ -52,7 +51,7 @@ export function blasOn(memory: Memory, kernels: Kernels): Blas {
     if (storage) return body();
     memory.requireOpen("linalg");
     try {
-      storage = setAside(memory, length);
+      storage = setAside(memory, kernels, length);
       return body();
     } finally {
       storage = undefined;
@@ -119,13 +118,13 @@ export function blasOn(memory: Memory, kernels: Kernels): Blas {
 type Operands = readonly [a: Block, b: Block, c: Block];
 
 /** Takes scratch; nothing where the memory has no room. */
-function setAside(memory: Memory, length: number): Storage | undefined {
+function setAside(memory: Memory, kernels: Kernels, length: number): Storage | undefined {
   const take = (count: number): number => memory.scratch(2 * count) / 2;
   try {
     const panels: Panels = {
       left: take(BLOCK_ROWS * BLOCK_DEPTH),
       right: take(BLOCK_COLUMNS * BLOCK_DEPTH),
-      tile: take(TILE_ROWS * TILE_COLUMNS.f64),
+      tile: take(kernels.tile.rows * kernels.tile.f64),
     };
     const free = take(length);
     return { f64: memory.f64, panels, free, end: free + length };
@@ -237,7 +236,7 @@ function multiplyBlocks(
       for (let i = 0; i < c.rows; i += BLOCK_ROWS) {
         const rows = Math.min(BLOCK_ROWS, c.rows - i);
         pack("packRows f64", part(a, i, rows, p, depth), left);
-        const packed = Math.ceil(rows / TILE_ROWS) * TILE_ROWS * depth;
+        const packed = Math.ceil(rows / kernels.tile.rows) * kernels.tile.rows * depth;
         if (alpha !== 1) multiplyAll(data, left, packed, alpha);
         kernels.get("multiplyPanels f64")(
           left * BYTES,

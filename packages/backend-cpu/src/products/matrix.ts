@@ -114,7 +114,9 @@ export function areColumnsAdjacent({ columns, rowStep, columnStep }: Matrix): bo
 /** Blocks as f32: lines of blocks are rows, or columns where the elements of a column are adjacent. */
 function widenedBlocks(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
   const { rows, columns } = x;
-  if (areColumnsAdjacent(x)) return transposed(widenedBlocks(memory, transposed(x), scratch));
+  // A single element is a row as well as a column.
+  const turned = rows * columns > 1 && areColumnsAdjacent(x);
+  if (turned) return transposed(widenedBlocks(memory, transposed(x), scratch));
   for (let i = 0; i < rows; i++) {
     const from = addressOf(part(x, i, 1, 0, columns));
     widenBlocks(memory, x.dtype as BlockDType, from, scratch + i * columns, columns);

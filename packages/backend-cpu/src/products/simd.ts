@@ -2,8 +2,7 @@ import { widen } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
 import { fewRows, type FewRows } from "../simd/few-rows.ts";
-import { TILE_COLUMNS, type Call, type FloatFormat, type Kernels } from "../simd/kernels.ts";
-import { TILE_ROWS } from "../simd/tile.ts";
+import type { Call, FloatFormat, Kernels } from "../simd/kernels.ts";
 import {
   clear,
   part,
@@ -15,7 +14,8 @@ import {
 import type { Product } from "./product.ts";
 import { LINE, nanosecondsOf } from "./shares.ts";
 
-// Sizes of packed blocks: one of the left matrix and one of the right fit the second-level cache together.
+// Sizes of packed blocks: one of the left matrix and one of the right fit the second-level cache together. They are
+// multiples of all tiles.
 const BLOCK_ROWS = 192;
 const BLOCK_COLUMNS = 512;
 const BLOCK_DEPTH = 512;
@@ -45,7 +45,7 @@ export function takeSimdProduct(
   a: Unplaced,
   b: Unplaced,
 ): Product {
-  const panels = takePanels(memory, kernels.threads, a, b);
+  const panels = takePanels(memory, kernels, a, b);
   const wide = memory.scratch(isHalf(a.dtype) ? Math.min(a.rows, FEW) * a.columns : 0);
   return (left, right, out, accumulate) => {
     const [x, w] = [withSteps(left), withSteps(right)];
@@ -63,18 +63,24 @@ export function takeSimdProduct(
 }
 
 /** Scratch for packed blocks of each thread. */
-function takePanels(memory: Memory, threads: number, a: Unplaced, b: Unplaced): readonly Panels[] {
+function takePanels(
+  memory: Memory,
+  { threads, tile }: Kernels,
+  a: Unplaced,
+  b: Unplaced,
+): readonly Panels[] {
   const toTiles = (size: number, tile: number): number => Math.ceil(size / tile) * tile;
   const depth = Math.min(b.rows, BLOCK_DEPTH);
-  const left = Math.min(toTiles(a.rows, TILE_ROWS), BLOCK_ROWS) * depth;
-  const right = Math.min(toTiles(b.columns, TILE_COLUMNS.f32), BLOCK_COLUMNS) * depth;
-  const edge = TILE_ROWS * TILE_COLUMNS.f32;
+  const left = Math.min(toTiles(a.rows, tile.rows), BLOCK_ROWS) * depth;
+  const right = Math.min(toTiles(b.columns, tile.f32), BLOCK_COLUMNS) * depth;
+  const edge = tile.rows * tile.f32;
   const size = toTiles(left, LINE) + toTiles(right, LINE) + edge;
   const start = memory.scratch(threads * size);
-  return Array.from({ length: threads }, (_, i) => {
-    const at = start + i * size;
-    return { edge: at, left: at + edge, right: at + edge + toTiles(left, LINE) };
-  });
+  const panels: Panels[] = [];
+  for (let at = start; panels.length < threads; at += size) {
+    panels.push({ edge: at, left: at + edge, right: at + edge + toTiles(left, LINE) });
+  }
+  return panels;
 }
 
 /** An axis of size 1 may have any step; here it has the one that suits kernels best. */
@@ -154,13 +160,13 @@ function multiplyBlocks(
   const nanoseconds = nanosecondsOf(a, b);
   const [m, n] = [a.rows, b.columns];
   if (n >= m) {
-    const work = { items: n, multiple: TILE_COLUMNS.f32, nanoseconds };
+    const work = { items: n, multiple: kernels.tile.f32, nanoseconds };
     kernels.split(work, (call, begin, end, thread) => {
       const [right, out] = [b, c].map((x) => part(x, 0, x.rows, begin, end - begin));
       multiplyShare(call, panels[thread]!, a, right as StoredMatrix, out!, accumulate);
     });
   } else {
-    const work = { items: m, multiple: TILE_ROWS, nanoseconds };
+    const work = { items: m, multiple: kernels.tile.rows, nanoseconds };
     kernels.split(work, (call, begin, end, thread) => {
       const [left, out] = [a, c].map((x) => part(x, begin, end - begin, 0, x.columns));
       multiplyShare(call, panels[thread]!, left as StoredMatrix, b, out!, accumulate);

@@ -25,7 +25,7 @@ import {
 } from "./lines.ts";
 import { definePack } from "./pack.ts";
 import { defineNorm, defineSoftmax } from "./rows.ts";
-import { definePanelProduct, TILE_ROWS, TILE_VECTORS } from "./tile.ts";
+import { definePanelProduct, tileFor } from "./tile.ts";
 
 /** How the elements of a matrix may be stored for a product in f32. */
 export type FloatFormat = "f32" | "f16" | "bf16";
@@ -38,12 +38,6 @@ const formats: Readonly<Record<StoredFormat, Format>> = {
   f16: halfFloats,
   bf16: brainFloats,
   f64: doubles,
-};
-
-/** Columns of the register tile. */
-export const TILE_COLUMNS: Readonly<Record<"f32" | "f64", number>> = {
-  f32: 4 * TILE_VECTORS,
-  f64: 2 * TILE_VECTORS,
 };
 
 /** Kernels on lines of f32. */
@@ -108,6 +102,8 @@ export const kernelNames: readonly KernelName[] = [
 export interface Target {
   /** Whether relaxed instructions are used. */
   readonly relaxed: boolean;
+  /** Whether the engine joins vectors in pairs; `false` by default. */
+  readonly revectorized?: boolean;
   /** How modules see the memory. */
   readonly memory?: MemoryImport;
 }
@@ -129,9 +125,10 @@ export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer
     else defineBlockDots(module, lanes, storage, rows);
   } else {
     const format = formats[storage];
-    if (name === "multiplyPanels") definePanelProduct(module, lanes);
-    else if (name === "packRows") definePack(module, lanes, format, TILE_ROWS);
-    else if (name === "packColumns") definePack(module, lanes, format, TILE_VECTORS * lanes.count);
+    const tile = tileFor(target.relaxed, target.revectorized ?? false);
+    if (name === "multiplyPanels") definePanelProduct(module, lanes, tile);
+    else if (name === "packRows") definePack(module, lanes, format, tile.rows);
+    else if (name === "packColumns") definePack(module, lanes, format, tile.vectors * lanes.count);
     else if (name.startsWith("dots")) defineDots(module, lanes, format, rows);
     else defineCombine(module, lanes, format, rows);
   }
@@ -178,6 +175,8 @@ export interface Team {
 export class Kernels {
   /** How many threads there are at most. */
   readonly threads: number;
+  /** The register tile of products: its rows, and its columns of either type. */
+  readonly tile: { readonly rows: number; readonly f32: number; readonly f64: number };
   readonly #memory: WebAssemblyMemory;
   readonly #target: Target;
   readonly #team: Team | null;
@@ -194,6 +193,8 @@ export class Kernels {
     this.#target = target;
     this.#team = team;
     this.threads = team?.threads ?? 1;
+    const { rows, vectors } = tileFor(target.relaxed, target.revectorized ?? false);
+    this.tile = { rows, f32: 4 * vectors, f64: 2 * vectors };
   }
 
   /**

@@ -5,10 +5,25 @@ import { i32 } from "../wasm/scalar.ts";
 import { v128 } from "../wasm/vector.ts";
 import type { Lanes } from "./lanes.ts";
 
-/** Rows of the register tile. */
-export const TILE_ROWS = 6;
-/** Columns of the register tile, in vectors: with 12 sums, 2 vectors of `b` and 1 of `a`, 15 of 16 registers are used. */
-export const TILE_VECTORS = 2;
+/** The register tile: how much of a product is in registers at a time. */
+export interface Tile {
+  /** Rows: 4 or 6. */
+  readonly rows: number;
+  /** Columns, in vectors. */
+  readonly vectors: number;
+}
+
+/**
+ * The tile that fills the registers, of which V8 has 15: the sums, a row of `b`, one element of `a`, and the product
+ * where it is not added by the same instruction. With one register too many the sums pass through memory, which takes
+ * twice as long. Where vectors are joined in pairs, a pair takes one register.
+ *
+ * @param relaxed - Whether products are added by the same instruction.
+ * @param revectorized - Whether vectors are joined in pairs.
+ */
+export function tileFor(relaxed: boolean, revectorized: boolean): Tile {
+  return { rows: relaxed ? 6 : 4, vectors: revectorized ? 4 : 2 };
+}
 
 const tileParameters = {
   a: "i32",
@@ -23,23 +38,24 @@ const tileParameters = {
  * A tile of the product of packed panels, its sums in registers (the micro-kernel of Goto & van de Geijn 2008, "Anatomy of
  * high-performance matrix multiplication").
  *
- * Parameters: the panels `a` (6 elements for each of `depth` steps) and `b` (two vectors for each), the tile `c` with
+ * Parameters: the panels `a` (an element of each row for each of `depth` steps) and `b` (the vectors for each), the tile `c` with
  * the bytes from one of its rows to the next, and whether to add to it. `depth` is at least 1.
  */
 function defineTile(
   module: ModuleBuilder,
   lanes: Lanes,
+  { rows: panelRows, vectors }: Tile,
   rows: number,
 ): Call<typeof tileParameters> {
   return module.define(`tile${rows}`, {
     parameters: tileParameters,
     exported: false,
     body: (scope, { a, b, c, rowBytes, depth, accumulate }) => {
-      const sums = Array.from({ length: rows }, () => scope.locals("v128", TILE_VECTORS));
-      const right = scope.locals("v128", TILE_VECTORS);
+      const sums = Array.from({ length: rows }, () => scope.locals("v128", vectors));
+      const right = scope.locals("v128", vectors);
       const left = scope.local("v128");
       const [row, end] = scope.locals("i32", 2) as [typeof a, typeof a];
-      const bytesOfB = TILE_VECTORS * 16;
+      const bytesOfB = vectors * 16;
       const overRows = (statement: (row: number, vector: number) => Statement): Statement[] => [
         row.set(c),
         ...sums.flatMap((vectors, i) => [
@@ -60,7 +76,7 @@ function defineTile(
             left.set(lanes.splat(a, i * lanes.bytes)),
             ...vectors.map((sum, v) => sum.set(lanes.multiplyAdd(left, right[v]!, sum))),
           ]),
-          increase(a, TILE_ROWS * lanes.bytes),
+          increase(a, panelRows * lanes.bytes),
           increase(b, bytesOfB),
         ),
         ...overRows((i, v) => v128.store(row, sums[i]![v]!, 16 * v)),
@@ -69,9 +85,9 @@ function defineTile(
   });
 }
 
-/** A tile of `height` rows, 1 to 6. */
-function defineAnyTile(module: ModuleBuilder, lanes: Lanes): Call<AnyTileParameters> {
-  const tiles = Array.from({ length: TILE_ROWS }, (_, i) => defineTile(module, lanes, i + 1));
+/** A tile of `height` rows, from 1 to those of the whole tile. */
+function defineAnyTile(module: ModuleBuilder, lanes: Lanes, tile: Tile): Call<AnyTileParameters> {
+  const tiles = Array.from({ length: tile.rows }, (_, i) => defineTile(module, lanes, tile, i + 1));
   return module.define("tile", {
     parameters: { height: "i32", ...tileParameters },
     exported: false,
@@ -98,10 +114,15 @@ type AnyTileParameters = { readonly height: "i32" } & typeof tileParameters;
  *
  * @param module - Where it goes.
  * @param lanes - What it computes in.
+ * @param tile - The register tile.
  */
-export function definePanelProduct(module: ModuleBuilder, lanes: Lanes): void {
-  const tile = defineAnyTile(module, lanes);
-  const tileColumns = TILE_VECTORS * lanes.count;
+export function definePanelProduct(
+  module: ModuleBuilder,
+  lanes: Lanes,
+  { rows: tileRows, vectors }: Tile,
+): void {
+  const tile = defineAnyTile(module, lanes, { rows: tileRows, vectors });
+  const tileColumns = vectors * lanes.count;
   const tileBytes = tileColumns * lanes.bytes;
   const copyEdge = module.define("copyEdge", {
     parameters: { from: "i32", to: "i32", fromRow: "i32", toRow: "i32", rows: "i32", bytes: "i32" },
@@ -163,13 +184,13 @@ export function definePanelProduct(module: ModuleBuilder, lanes: Lanes): void {
         until(
           rows,
           i32.const(0),
-          height.set(smaller(rows, TILE_ROWS)),
+          height.set(smaller(rows, tileRows)),
           left.set(columns),
           to.set(c),
           right.set(b),
           repeat(left, when(i32.geU(left, tileColumns), inside, atEdge)),
-          increase(a, i32.mul(depth, TILE_ROWS * lanes.bytes)),
-          increase(c, i32.mul(rowBytes, TILE_ROWS)),
+          increase(a, i32.mul(depth, tileRows * lanes.bytes)),
+          increase(c, i32.mul(rowBytes, tileRows)),
           rows.set(i32.sub(rows, height)),
         ),
       ];

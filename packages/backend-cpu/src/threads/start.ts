@@ -1,3 +1,4 @@
+import { builtin } from "../platform.ts";
 import { serve, type WorkerData } from "./worker.ts";
 
 /** A worker that was started. */
@@ -24,9 +25,8 @@ interface WorkerThreads {
   };
 }
 
-/** What a platform has of: Node's modules, the Web Workers and hints of browsers. */
+/** What browsers have of Web Workers. */
 interface Platform {
-  readonly process?: { readonly getBuiltinModule?: (name: string) => unknown };
   readonly crossOriginIsolated?: boolean;
   readonly navigator?: { readonly hardwareConcurrency?: number };
   readonly Worker?: new (url: string) => StartedWorker & {
@@ -38,8 +38,6 @@ interface Platform {
 }
 
 const platform = globalThis as unknown as Platform;
-
-const builtin = (name: string): unknown => platform.process?.getBuiltinModule?.(name);
 
 const workerThreads = (): WorkerThreads | undefined => {
   return builtin("node:worker_threads") as WorkerThreads | undefined;
