@@ -39,3 +39,5 @@ npx transmla --version
 npx transmla demo --quiet >/dev/null
 npx transmla convert node_modules/transmla/models/tiny-shakespeare out --method merged --quiet
 npx transmla verify node_modules/transmla/models/tiny-shakespeare out --quiet
+if npx transmla demo --backend webgpu --quiet 2>error.txt; then exit 1; fi
+grep -q "npm install webgpu" error.txt

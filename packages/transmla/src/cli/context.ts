@@ -1,4 +1,5 @@
 import { cpuBackend } from "@transmla/backend-cpu";
+import { webgpuBackend } from "@transmla/backend-webgpu";
 import type { Backend } from "@transmla/core";
 
 import { loadModel } from "../load.ts";
@@ -23,6 +24,7 @@ export interface BackendOptions {
 /** The backends that `--backend` names. */
 export const backends: Readonly<Record<string, (options: BackendOptions) => Promise<Backend>>> = {
   cpu: (options) => cpuBackend(options),
+  webgpu: () => webgpuBackend({ powerPreference: "high-performance" }),
 };
 
 /** Loads a model with a progress bar, and warns of configuration fields that this library does not know. */

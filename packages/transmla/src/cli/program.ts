@@ -42,7 +42,7 @@ function command(program: Command, usage: string, description: string): Command 
     .command(usage)
     .description(description)
     .addOption(
-      new Option("--backend <name>", "where tensors live")
+      new Option("--backend <name>", "where tensors live; webgpu needs npm install webgpu@0.6.2")
         .choices(Object.keys(backends))
         .default("cpu"),
     )
