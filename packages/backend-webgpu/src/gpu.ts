@@ -8,13 +8,13 @@ import type { Options, Shader } from "./shader.ts";
 /** What the kernels of this backend receive. */
 export type GpuOperand = Operand<WebGpuBuffer>;
 
-/** A kernel before it is bound to a device. */
+/** A kernel before it is bound to a device. Returns `false` to decline. */
 export type GpuKernel<Attributes> = (
   gpu: Gpu,
   out: GpuOperand,
   inputs: readonly GpuOperand[],
   attributes: Attributes,
-) => void;
+) => void | false;
 
 /** What kernels can rely on. */
 export interface Capabilities {

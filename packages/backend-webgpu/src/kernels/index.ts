@@ -1,8 +1,9 @@
-import type { Kernel, Kernels, Ops } from "@transmla/core";
+import type { Kernel, Kernels } from "@transmla/core";
 
 import type { Gpu, GpuKernel } from "../gpu.ts";
 import type { WebGpuBuffer } from "../memory.ts";
 import type { AnyShader } from "../shader.ts";
+import * as attentions from "./attention/attention.ts";
 import * as blocks from "./blocks.ts";
 import * as copies from "./copy.ts";
 import * as elementwise from "./elementwise.ts";
@@ -16,6 +17,7 @@ import * as selection from "./top-k.ts";
 
 /** Every shader of the kernels. */
 export const shaders: readonly AnyShader[] = [
+  attentions,
   blocks,
   copies,
   elementwise,
@@ -33,27 +35,23 @@ export const shaders: readonly AnyShader[] = [
  * @param gpu - Where they run.
  */
 export function kernelsOn(gpu: Gpu): Kernels<WebGpuBuffer> {
-  const bound = <K extends keyof Ops>(
-    _name: K,
-    kernel: GpuKernel<Ops[K]>,
-  ): Kernel<WebGpuBuffer, Ops[K]> => {
-    return (out, inputs, attributes) => {
-      kernel(gpu, out, inputs, attributes);
-    };
+  const bound = <Attributes>(kernel: GpuKernel<Attributes>): Kernel<WebGpuBuffer, Attributes> => {
+    return (out, inputs, attributes) => kernel(gpu, out, inputs, attributes);
   };
   return {
-    fill: bound("fill", elementwise.fill),
-    copy: bound("copy", copies.copy),
-    unary: bound("unary", elementwise.unary),
-    binary: bound("binary", elementwise.binary),
-    reduce: bound("reduce", reduces.reduce),
-    matmul: bound("matmul", products.matmul),
-    gather: bound("gather", gathers.gather),
-    topK: bound("topK", selection.topK),
-    softmax: bound("softmax", normalize.softmax),
-    rmsNorm: bound("rmsNorm", normalize.rmsNorm),
-    rope: bound("rope", ropes.rope),
-    gatedActivation: bound("gatedActivation", elementwise.gatedActivation),
-    expertMatmul: bound("expertMatmul", expertMatmul),
+    fill: bound(elementwise.fill),
+    copy: bound(copies.copy),
+    unary: bound(elementwise.unary),
+    binary: bound(elementwise.binary),
+    reduce: bound(reduces.reduce),
+    matmul: bound(products.matmul),
+    gather: bound(gathers.gather),
+    topK: bound(selection.topK),
+    softmax: bound(normalize.softmax),
+    rmsNorm: bound(normalize.rmsNorm),
+    rope: bound(ropes.rope),
+    attention: bound(attentions.attention),
+    gatedActivation: bound(elementwise.gatedActivation),
+    expertMatmul: bound(expertMatmul),
   };
 }

@@ -10,6 +10,7 @@ import { fusedTests } from "./conformance/fused.ts";
 import { memoryTests } from "./conformance/memory.ts";
 import { productTests } from "./conformance/products.ts";
 import { selectionTests } from "./conformance/selection.ts";
+import { withShareOfRuns } from "./harness.ts";
 
 /**
  * Declares the tests that a backend must pass: every primitive against plain loops in f64 over generated shapes, dtypes
@@ -18,6 +19,8 @@ import { selectionTests } from "./conformance/selection.ts";
  *
  * @param name - How the backend is called in the report.
  * @param makeBackend - Makes the backend, once for the suite, which disposes of it.
+ * @param options - `shareOfRuns`, from 0 to 1: on what part of the usual number of values each property is tried; all by
+ *   default. For backends that compile for each kind of operands.
  *
  * @example
  * A test file of a backend package:
@@ -27,7 +30,11 @@ import { selectionTests } from "./conformance/selection.ts";
  * conformance("cpu", () => cpuBackend());
  * ```
  */
-export function conformance(name: string, makeBackend: () => Promise<Backend>): void {
+export function conformance(
+  name: string,
+  makeBackend: () => Promise<Backend>,
+  { shareOfRuns = 1 }: { readonly shareOfRuns?: number } = {},
+): void {
   describe(`${name} conforms`, () => {
     let backend: Backend;
     let before: MemoryCount;
@@ -46,32 +53,34 @@ export function conformance(name: string, makeBackend: () => Promise<Backend>): 
     });
 
     const subject = (): Backend => backend;
-    describe("elementwise", () => {
-      elementwiseTests(subject);
-    });
-    describe("copy", () => {
-      copyTests(subject);
-    });
-    describe("cast", () => {
-      castTests(subject);
-    });
-    describe("blocks", () => {
-      blockTests(subject);
-    });
-    describe("products", () => {
-      productTests(subject);
-    });
-    describe("selection", () => {
-      selectionTests(subject);
-    });
-    describe("fused operations", () => {
-      fusedTests(subject);
-    });
-    describe("attention", () => {
-      attentionTests(subject);
-    });
-    describe("memory", () => {
-      memoryTests(subject);
+    withShareOfRuns(shareOfRuns, () => {
+      describe("elementwise", () => {
+        elementwiseTests(subject);
+      });
+      describe("copy", () => {
+        copyTests(subject);
+      });
+      describe("cast", () => {
+        castTests(subject);
+      });
+      describe("blocks", () => {
+        blockTests(subject);
+      });
+      describe("products", () => {
+        productTests(subject);
+      });
+      describe("selection", () => {
+        selectionTests(subject);
+      });
+      describe("fused operations", () => {
+        fusedTests(subject);
+      });
+      describe("attention", () => {
+        attentionTests(subject);
+      });
+      describe("memory", () => {
+        memoryTests(subject);
+      });
     });
   });
 }

@@ -41,19 +41,36 @@ export async function consume(result: Tensor): Promise<Outcome> {
   }
 }
 
+/** The share of their values that properties declared now are tried on. */
+let share = 1;
+
+/**
+ * Declares properties that are tried on fewer values, for backends on which each costs more.
+ *
+ * @param part - From 0 to 1; every property is tried at least once.
+ * @param declare - Declares them.
+ */
+export function withShareOfRuns(part: number, declare: () => void): void {
+  const before = share;
+  share = part;
+  declare();
+  share = before;
+}
+
 /**
  * The body of a test of a property. The seed and the smallest counterexample are printed when it fails.
  *
  * @param arbitrary - For which values.
  * @param expectFor - Throws where the property does not hold.
- * @param runs - How many values are tried.
+ * @param runs - How many values are tried, where {@link withShareOfRuns} does not make them fewer.
  */
 export function forAll<T>(
   arbitrary: fc.Arbitrary<T>,
   expectFor: (value: T) => Promise<void>,
   runs = 60,
 ): () => Promise<void> {
-  return () => fc.assert(fc.asyncProperty(arbitrary, expectFor), { numRuns: runs });
+  const numRuns = Math.ceil(runs * share);
+  return () => fc.assert(fc.asyncProperty(arbitrary, expectFor), { numRuns });
 }
 
 /**

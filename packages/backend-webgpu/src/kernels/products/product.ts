@@ -138,37 +138,38 @@ export function productValues(
  */
 export const factorLoads: Readonly<Record<"a" | "b", Readonly<Record<Layout, string>>>> = {
   a: {
-    rows: "fn a4(base: u32, row: u32, at: u32) -> vec4f { return load_a((base + row * params.a_row + at) / 4u); }",
-    columns: scalars(
-      "a4(base: u32, row: u32, at: u32)",
-      "a",
-      "base + row * params.a_row + min(at + D, params.k - 1u) * params.a_column",
-      "at + D < params.k",
-    ),
-    scalars: scalars(
-      "a4(base: u32, row: u32, at: u32)",
-      "a",
-      "base + row * params.a_row + min(at + D, params.k - 1u) * params.a_column",
-      "at + D < params.k",
-    ),
+    rows: `fn a4(base: u32, row: u32, at: u32) -> vec4f {
+  return load_a((base + row * params.a_row + at) / 4u);
+}`,
+    columns: scalarsOfA(),
+    scalars: scalarsOfA(),
   },
   b: {
-    rows: "fn b4(base: u32, at: u32, column: u32) -> vec4f { return load_b((base + at * params.b_row + column) / 4u); }",
-    columns:
-      "fn b4(base: u32, at: u32, column: u32) -> vec4f { return load_b((base + at + column * params.b_column) / 4u); }",
-    scalars: scalars(
-      "b4(base: u32, at: u32, column: u32)",
-      "b",
-      "base + min(at + D, params.k - 1u) * params.b_row + column * params.b_column",
-      "at + D < params.k",
-    ),
+    rows: `fn b4(base: u32, at: u32, column: u32) -> vec4f {
+  return load_b((base + at * params.b_row + column) / 4u);
+}`,
+    columns: `fn b4(base: u32, at: u32, column: u32) -> vec4f {
+  return load_b((base + at + column * params.b_column) / 4u);
+}`,
+    scalars: `fn b4(base: u32, at: u32, column: u32) -> vec4f {
+  return scalars_b(base + column * params.b_column, at, params.b_row);
+}
+${scalarLoads("b")}`,
   },
 };
 
-function scalars(head: string, name: string, index: string, inside: string): string {
-  const load = (d: number): string => {
-    const of = (text: string): string => text.replace("D", `${d}u`);
-    return `select(0.0, load_${name}(${of(index)}), ${of(inside)})`;
-  };
-  return `fn ${head} -> vec4f { return vec4f(${[0, 1, 2, 3].map(load).join(", ")}); }`;
+function scalarsOfA(): string {
+  return `fn a4(base: u32, row: u32, at: u32) -> vec4f {
+  return scalars_a(base + row * params.a_row, at, params.a_column);
+}
+${scalarLoads("a")}`;
+}
+
+/** Four elements one by one. A loop: there would be sixteen copies of the text in a shader, and it is a way for few. */
+function scalarLoads(name: string): string {
+  return `fn scalars_${name}(base: u32, at: u32, step: u32) -> vec4f {
+  var four = vec4f();
+  for (var i = 0u; i < min(4u, params.k - at); i++) { four[i] = load_${name}(base + (at + i) * step); }
+  return four;
+}`;
 }
