@@ -36,6 +36,40 @@ export const carriedFiles: readonly string[] = [
   "generation_config.json",
 ];
 
+/** The tokenizer of a folder and its chat template, as they are stored. */
+export interface TokenizerFiles {
+  /** The parsed `tokenizer.json`, if there is one. */
+  readonly json: unknown;
+  /** The parsed `tokenizer_config.json`; empty when there is none. */
+  readonly config: unknown;
+  /** The text of the chat template, if there is one, and what errors call its file. */
+  readonly template: { readonly text: string; readonly file: string } | undefined;
+}
+
+/**
+ * Reads tokenizer and chat template without understanding them.
+ *
+ * @param folder - The model.
+ */
+export async function readTokenizerFiles(folder: Folder): Promise<TokenizerFiles> {
+  const config = (await readOptional(folder, "tokenizer_config.json", MAX_SMALL_BYTES)) ?? {};
+  const jinja = (await folder.exists("chat_template.jinja"))
+    ? await readText(folder, "chat_template.jinja", MAX_SMALL_BYTES)
+    : undefined;
+  const configPath = `${folder.path}/tokenizer_config.json`;
+  const text = selectChatTemplate(config, jinja, configPath);
+  const file = jinja === undefined ? configPath : `${folder.path}/chat_template.jinja`;
+  return {
+    json: await readOptional(folder, "tokenizer.json", MAX_TOKENIZER_BYTES),
+    config,
+    template: text === undefined ? undefined : { text, file },
+  };
+}
+
+async function readOptional(folder: Folder, name: string, limit: number): Promise<unknown> {
+  return (await folder.exists(name)) ? readJson(folder, name, limit) : undefined;
+}
+
 /**
  * Reads tokenizer, chat template and generation defaults. Each may be absent.
  *
@@ -43,30 +77,25 @@ export const carriedFiles: readonly string[] = [
  * @param config - Its `config.json`, for the end tokens.
  */
 export async function readAssets(folder: Folder, config: HuggingFaceConfig): Promise<ModelAssets> {
-  const json = async (name: string, limit: number): Promise<unknown> => {
-    return (await folder.exists(name)) ? readJson(folder, name, limit) : undefined;
-  };
-  const tokenizerJson = await json("tokenizer.json", MAX_TOKENIZER_BYTES);
-  const tokenizerConfig = (await json("tokenizer_config.json", MAX_SMALL_BYTES)) ?? {};
-  const generation = (await json("generation_config.json", MAX_SMALL_BYTES)) ?? {};
-  const jinja = (await folder.exists("chat_template.jinja"))
-    ? await readText(folder, "chat_template.jinja", MAX_SMALL_BYTES)
-    : undefined;
-  const configPath = `${folder.path}/tokenizer_config.json`;
-  const template = selectChatTemplate(tokenizerConfig, jinja, configPath);
-  const templatePath = jinja === undefined ? configPath : `${folder.path}/chat_template.jinja`;
+  const files = await readTokenizerFiles(folder);
+  const generation = (await readOptional(folder, "generation_config.json", MAX_SMALL_BYTES)) ?? {};
   const defaults = new Fields(generation, `${folder.path}/generation_config.json`);
   const tokenizer =
-    tokenizerJson === undefined
+    files.json === undefined
       ? undefined
-      : parseTokenizer(tokenizerJson, tokenizerConfig, `${folder.path}/tokenizer.json`, configPath);
+      : parseTokenizer(
+          files.json,
+          files.config,
+          `${folder.path}/tokenizer.json`,
+          `${folder.path}/tokenizer_config.json`,
+        );
+  const { template } = files;
   return {
     path: folder.path,
     tokenizer,
     chatTemplate:
-      template === undefined
-        ? undefined
-        : parseChatTemplate(template, { ...tokenizer?.specialTokens, file: templatePath }),
+      template &&
+      parseChatTemplate(template.text, { ...tokenizer?.specialTokens, file: template.file }),
     endTokens:
       readEndTokens(defaults) ??
       readEndTokens(new Fields(config, `${folder.path}/config.json`)) ??

@@ -223,15 +223,7 @@ export async function writeTensorFile(
   path: string,
   tensors: ReadonlyMap<string, TensorValues>,
 ): Promise<void> {
-  const temporary = incomplete(path);
-  const output = outputFolder({
-    create: async () => diskSink(temporary),
-    commit: async () => {
-      await flush(temporary);
-      await attempt("writeTensorFile", path, rename(temporary, path));
-    },
-    discard: async () => attempt("discard", temporary, rm(temporary, { force: true })),
-  });
+  const output = outputFile(path);
   try {
     const plan = [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
     const writer = await createCheckpoint(output, plan, { maxShardBytes: Infinity });
@@ -241,6 +233,37 @@ export async function writeTensorFile(
   } finally {
     await output.discard();
   }
+}
+
+/**
+ * Starts a file on disk that appears complete or not at all, as an output of one file, whatever that is called.
+ *
+ * @param path - Where the file will be; nothing is there yet.
+ * @throws ArgumentError when something is there already.
+ */
+export async function createOutputFile(path: string): Promise<OutputFolder> {
+  const operation = "createOutputFile";
+  if ((await lookUp(operation, path)) !== null) {
+    fail(ArgumentError, operation, "the file exists; name another", path);
+  }
+  const parent = dirname(resolve(path));
+  if ((await lookUp(operation, parent)) === null) {
+    fail(FileError, operation, "the folder that it should go into does not exist", path);
+  }
+  return outputFile(path);
+}
+
+/** An output of one file; it goes to a name beside its own and replaces what has that. */
+function outputFile(path: string): OutputFolder {
+  const temporary = incomplete(path);
+  return outputFolder({
+    create: async () => diskSink(temporary),
+    commit: async () => {
+      await flush(temporary);
+      await attempt("commit", path, rename(temporary, path));
+    },
+    discard: async () => attempt("discard", temporary, rm(temporary, { force: true })),
+  });
 }
 
 /** A name beside a path for what is not complete yet. */

@@ -42,6 +42,8 @@ export interface Folder {
   open(name: string): Promise<ByteSource>;
   /** Opens the weights, where they are not in safetensors files of this folder; the caller closes them. */
   readonly openTensors?: () => Promise<TensorSource>;
+  /** The tokenizer as metadata of a GGUF file, where it is that: stored values by key. */
+  readonly ggufTokenizer?: () => Promise<ReadonlyMap<string, Uint8Array>>;
 }
 
 /**

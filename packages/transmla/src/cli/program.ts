@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { targets } from "../convert/targets.ts";
 import { chat } from "./commands/chat.ts";
 import { compareCommand, type CompareOptions } from "./commands/compare.ts";
-import { convertCommand, type ConvertCommandOptions } from "./commands/convert.ts";
+import { convertCommand, storedDtypes, type ConvertCommandOptions } from "./commands/convert.ts";
 import { demo } from "./commands/demo.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
 import { generateCommand } from "./commands/generate.ts";
@@ -151,14 +151,20 @@ function addModelCommands(program: Command, run: Run): void {
     .action((model: string, options: InfoOptions, self: Command) => {
       return run(self, (context) => info(model, options, context));
     });
-  command(program, "convert <model> <out>", "convert a model to a new folder")
+  command(program, "convert <model> <out>", "convert a model to a new folder or GGUF file")
     .addOption(
       new Option(
         "--method <name>",
         "factored: TransMLA v1; merged: a vanilla DeepSeek-V3 folder for Transformers; latent: the same with a smaller cache",
+      ).choices(["factored", "merged", "latent"]),
+    )
+    .addOption(
+      new Option(
+        "--format <name>",
+        "of the result: a folder of safetensors, or one gguf file for llama.cpp, without --method from a DeepSeek model",
       )
-        .choices(["factored", "merged", "latent"])
-        .makeOptionMandatory(),
+        .choices(["safetensors", "gguf"])
+        .default("safetensors"),
     )
     .addOption(
       new Option("--init <name>", "the factors of --method factored (default: svd)").choices([
@@ -167,8 +173,8 @@ function addModelCommands(program: Command, run: Run): void {
       ]),
     )
     .addOption(
-      new Option("--dtype <dtype>", "of the stored weights")
-        .choices(["f32", "bf16"])
+      new Option("--dtype <dtype>", "of the stored weights; f16 and q8_0 in gguf only")
+        .choices(storedDtypes)
         .default("f32"),
     )
     .addOption(

@@ -15,12 +15,17 @@ import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
 import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
 import { ownConfig, ownMergedTensors } from "./own-format.ts";
+import { onePiece, scaledPieces } from "./pieces.ts";
 import { requireTarget, type Target } from "./targets.ts";
 
 export type { WeightReader } from "./method.ts";
 
 /** Which conversion. */
 export type ConversionMethod = (
+  | {
+      /** The model as it is: only the format of the file changes. */
+      readonly method: "none";
+    }
   | {
       /** Keys and values as products of two factors, RoPE after the second: exact, the form to fine-tune. */
       readonly method: "factored";
@@ -55,7 +60,7 @@ export interface Conversion {
 }
 
 /** A tensor of a conversion. */
-interface ConvertedTensor {
+export interface ConvertedTensor {
   /** Its name. */
   readonly name: string;
   /** Its shape. */
@@ -86,6 +91,7 @@ export function planConversion(
   options: ConversionMethod & PlanOptions,
 ): Conversion {
   const source = parseConfig(json);
+  if (options.method === "none") return unchanged(json, source, stored);
   const weights = withoutFused(stored, source);
   const { attention } = source;
   if (attention.kind !== "grouped") {
@@ -106,7 +112,25 @@ export function planConversion(
   };
 }
 
-function createMethod(source: GroupedSource, options: ConversionMethod & PlanOptions): Method {
+/** A model that stays what it is. */
+function unchanged(
+  json: HuggingFaceConfig,
+  config: ModelConfig,
+  weights: WeightReader,
+): Conversion {
+  const plan = planTensors(config, (name) => weights.has(name));
+  return {
+    config: json,
+    plan,
+    tensors: async function* () {
+      for (const entry of plan) yield { ...entry, pieces: weights.pieces(entry.name) };
+    },
+  };
+}
+
+type Converting = Exclude<ConversionMethod, { readonly method: "none" }>;
+
+function createMethod(source: GroupedSource, options: Converting & PlanOptions): Method {
   switch (options.method) {
     case "factored":
       return factored(source, options.init ?? "svd", options.backend);
@@ -227,21 +251,6 @@ async function* convertTensors(
   } finally {
     method.dispose?.();
   }
-}
-
-async function* scaledPieces(
-  pieces: AsyncIterable<Float64Array>,
-  by: number,
-): AsyncGenerator<Float64Array> {
-  for await (const piece of pieces) {
-    if (by !== 1) piece.forEach((x, i) => (piece[i] = x * by));
-    yield piece;
-  }
-}
-
-/** Values that are held as a whole anyway. */
-async function* onePiece(values: Float64Array): AsyncGenerator<Float64Array> {
-  yield values;
 }
 
 /** Reads the attention of one layer; the other weights of the layer are not touched. */

@@ -1,17 +1,16 @@
 import { decode, encode, tensor, type Backend, type Tensor } from "@transmla/core";
 
-import { assetFiles } from "../assets.ts";
 import type { Folder } from "../checkpoint/folder.ts";
+import type { GgufWritableType } from "../checkpoint/gguf/types.ts";
 import type { OutputFolder } from "../checkpoint/output.ts";
 import { openCheckpoint } from "../checkpoint/shards.ts";
 import { elementCount, type TensorSource } from "../checkpoint/tensors.ts";
-import { createCheckpoint } from "../checkpoint/write.ts";
 import { readConfig, type Progress } from "../load.ts";
 import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 import { Model } from "../model/model.ts";
 import { planConversion, type ConversionMethod, type WeightReader } from "./conversion.ts";
-import { formatConfig } from "./format-config.ts";
 import type { OutputDType } from "./merged.ts";
+import { folderWriter, ggufWriter } from "./model-writer.ts";
 
 /** A method, and how its result is stored. */
 export type ConvertOptions = ConversionMethod & {
@@ -119,52 +118,54 @@ function checkpointWeights(source: TensorSource): WeightReader {
   };
 }
 
+/** How {@link convertCheckpoint} stores its result. */
+export interface StorageOptions {
+  /**
+   * Writes one GGUF file for llama.cpp, `model.gguf`, in place of a folder, with matrices of this type and without regard
+   * to `dtype`.
+   */
+  readonly gguf?: GgufWritableType | undefined;
+}
+
 /**
- * Converts a checkpoint to another, one layer at a time: memory holds the attention of one layer or one other tensor.
- * Tokenizer, chat template and generation defaults are carried over.
+ * Converts a checkpoint to another, one layer at a time: memory holds the attention of one layer or a piece of another
+ * tensor. Tokenizer and chat template are carried over, and in a folder the generation defaults.
  *
  * @param from - The source folder.
  * @param output - A new folder; it is committed at the end, and discarded when anything fails.
- * @param options - The method, the dtype, progress and abort.
+ * @param options - The method, the format, progress and abort.
  */
 export async function convertCheckpoint(
   from: Folder,
   output: OutputFolder,
-  options: ConvertOptions,
+  options: ConvertOptions & StorageOptions,
 ): Promise<ConversionReport> {
   let source: TensorSource | undefined;
   try {
     const { json } = await readConfig(from);
     source = await openCheckpoint(from);
-    const dtype = options.dtype ?? "f32";
-    const conversion = planConversion(json, checkpointWeights(source), options);
-    const stored = dtype === "f32" ? "F32" : "BF16";
-    const writer = await createCheckpoint(
-      output,
-      conversion.plan.map((entry) => ({ ...entry, dtype: stored })),
-    );
+    const { gguf, dtype = "f32" } = options;
+    const conversion = planConversion(json, checkpointWeights(source), {
+      ...options,
+      dtype: gguf ? "f32" : dtype,
+    });
+    const writer = gguf
+      ? await ggufWriter(from, output, conversion, gguf)
+      : await folderWriter(from, output, conversion, dtype);
     const rounding = new RoundingMeter();
     let done = 0;
-    for await (const { name, pieces } of conversion.tensors()) {
+    for await (const converted of conversion.tensors()) {
       options.signal?.throwIfAborted();
-      rounding.add(name, await writer.writePieces(name, pieces));
+      rounding.add(converted.name, await writer.write(converted));
       done++;
       options.onProgress?.({ done, total: conversion.plan.length, unit: "tensors" });
     }
     await writer.close();
-    const name = dtype === "f32" ? "float32" : "bfloat16";
-    const config = { ...conversion.config, torch_dtype: name, dtype: name };
-    await output.writeText("config.json", formatConfig(config));
-    for (const [file, bytes] of await assetFiles(from)) {
-      const sink = await output.create(file);
-      await sink.write(0, bytes);
-      await sink.close();
-    }
     await output.commit();
     const count = (shapes: Iterable<{ readonly shape: readonly number[] }>): number =>
       [...shapes].reduce((sum, { shape }) => sum + elementCount(shape), 0);
     return {
-      config,
+      config: conversion.config,
       parameters: [count(source.tensors.values()), count(conversion.plan)],
       rounding: rounding.report(),
     };

@@ -41,7 +41,7 @@ const rules: Readonly<Record<Target, Rules>> = {
       { ropeDim: 64, latentRank: 256 },
     ],
   },
-  "llama.cpp": { model: "deepseek_v3", ropeTypes: ["default", "linear"], biases: false },
+  "llama.cpp": { model: "deepseek_v3", ropeTypes: ["default", "yarn"], biases: false },
   own: { model: "transmla", biases: true },
 };
 

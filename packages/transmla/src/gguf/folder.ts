@@ -59,6 +59,13 @@ export async function ggufFolder(folder: Folder, name: string): Promise<Folder> 
     files.set("tokenizer_config.json", () => ggufTokenizerConfig(fields));
     files.set("generation_config.json", () => ({ eos_token_id: ggufEndTokens(fields) }));
   }
+  const reopen = async (): Promise<ByteSource> => {
+    const opened = await folder.open(name);
+    if (opened.size === size) return opened;
+    await opened.close();
+    const problem = `changed from ${size} to ${opened.size} bytes since its header was read`;
+    return fail(FileError, "ggufFolder", problem, path);
+  };
   return {
     path,
     exists: async (wanted) => files.has(wanted),
@@ -68,13 +75,21 @@ export async function ggufFolder(folder: Folder, name: string): Promise<Folder> 
       const blob = new Blob([JSON.stringify(make())]);
       return blobFolder(new Map([[wanted, blob]]), path).open(wanted);
     },
-    openTensors: async () => {
-      const opened = await folder.open(name);
+    ggufTokenizer: async () => {
+      const opened = await reopen();
       try {
-        if (opened.size !== size) {
-          const problem = `changed from ${size} to ${opened.size} bytes since its header was read`;
-          fail(FileError, "ggufFolder", problem, path);
+        const entries = new Map<string, Uint8Array>();
+        for (const [key, [begin, end]] of header.places) {
+          if (key.startsWith("tokenizer.")) entries.set(key, await opened.read(begin, end));
         }
+        return entries;
+      } finally {
+        await opened.close();
+      }
+    },
+    openTensors: async () => {
+      const opened = await reopen();
+      try {
         return ggufWeights(header, architecture, Number(config["head_dim"]), opened);
       } catch (error) {
         await opened.close();

@@ -1,6 +1,8 @@
 import { fail, UnsupportedError } from "@transmla/core";
 
+import { isObject } from "../checkpoint/json.ts";
 import type { Component } from "../text/pre-tokenizers.ts";
+import type { TokenizerJson } from "../text/tokenizer-json.ts";
 
 /** How text is prepared for byte-level BPE. */
 interface Preparation {
@@ -20,6 +22,13 @@ const QWEN2 = LLAMA3.replace("{1,3}", "");
 
 /** The pattern of Mistral's Tekken, as the `tokenizer.json` of Mistral-Nemo has it. */
 const TEKKEN = String.raw`[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
+
+/** The patterns of DeepSeek-V3, one after the other, as its `tokenizer.json` has them. */
+const DEEPSEEK3: readonly string[] = [
+  String.raw`\p{N}{1,3}`,
+  "[一-龥぀-ゟ゠-ヿ]+",
+  String.raw`[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_${"`"}{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+];
 
 const plain = { normalizer: null, ignoreMerges: false, addBos: false };
 const gpt2: Preparation = { ...plain, pre_tokenizer: byteLevel(true) };
@@ -56,15 +65,18 @@ const preparations: Readonly<Record<string, Preparation>> = {
   starcoder: digitsApart,
   refact: digitsApart,
   tekken,
+  "deepseek-v3": { ...plain, pre_tokenizer: split(...DEEPSEEK3) },
 };
 
 function byteLevel(useRegex: boolean): Component {
   return { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: useRegex };
 }
 
-function split(regex: string): Component {
-  const isolate = { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
-  return sequence(isolate, byteLevel(false));
+function split(...patterns: readonly string[]): Component {
+  const isolated = patterns.map((regex) => {
+    return { type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false };
+  });
+  return sequence(...isolated, byteLevel(false));
 }
 
 function sequence(...pretokenizers: readonly Component[]): Component {
@@ -83,4 +95,46 @@ export function ggufPreparation(name: string | undefined, file: string): Prepara
   const known = Object.keys(preparations).join(", ");
   const found = name === undefined ? "is missing" : `= ${JSON.stringify(name)} is not supported`;
   return fail(UnsupportedError, file, `tokenizer.ggml.pre ${found}; known: ${known}`);
+}
+
+/**
+ * The name that llama.cpp has for the preparation of a tokenizer.
+ *
+ * @param tokenizer - The parsed `tokenizer.json`.
+ * @returns `undefined` where it has none, or where it would prepare text differently.
+ */
+export function preparationName({
+  normalizer,
+  pre_tokenizer: preTokenizer,
+  model,
+}: Pick<TokenizerJson, "normalizer" | "pre_tokenizer" | "model">): string | undefined {
+  const known = Object.entries(preparations).find(
+    ([, preparation]) =>
+      preparation.ignoreMerges === (model["ignore_merges"] === true) &&
+      isSame(preparation.normalizer, normalizer) &&
+      isSame(preparation.pre_tokenizer, preTokenizer),
+  );
+  return known?.[0];
+}
+
+/** One spelling of the patterns that mean the same. */
+function spelled(value: unknown): unknown {
+  if (typeof value !== "string") return value;
+  return value
+    .replaceAll("\r", String.raw`\r`)
+    .replaceAll("\n", String.raw`\n`)
+    .replaceAll(String.raw`\"`, '"');
+}
+
+/** Whether two JSON values say the same; the order of fields does not matter. */
+function isSame(a: unknown, b: unknown): boolean {
+  if (!isObject(a) || !isObject(b)) {
+    const lists = Array.isArray(a) && Array.isArray(b) && a.length === b.length;
+    return lists ? a.every((item, i) => isSame(item, b[i])) : spelled(a) === spelled(b);
+  }
+  const keys = Object.keys(a);
+  return (
+    keys.length === Object.keys(b).length &&
+    keys.every((key) => Object.hasOwn(b, key) && isSame(a[key], b[key]))
+  );
 }

@@ -5,12 +5,7 @@ import type { Fields } from "../model/config/fields.ts";
 import type { Component } from "../text/pre-tokenizers.ts";
 import { deriveMerges } from "./merges.ts";
 import { ggufPreparation } from "./pre-tokenizers.ts";
-
-/** The kinds of tokens (llama.cpp, `llama_token_type`) that matter here. */
-const NORMAL = 1;
-const UNKNOWN = 2;
-const CONTROL = 3;
-const USER_DEFINED = 4;
+import { tokenTypes } from "./tokenizer-metadata.ts";
 
 /** The tokens of a file with what it says about each. */
 interface Vocabulary {
@@ -33,7 +28,10 @@ interface Parts {
  * @param fields - Its metadata.
  */
 export function hasGgufTokenizer(fields: Fields): boolean {
-  return fields.has("tokenizer.ggml.model") && fields.raw("tokenizer.ggml.model") !== "no_vocab";
+  return (
+    fields.has("tokenizer.ggml.model") &&
+    !["no_vocab", "none"].includes(fields.text("tokenizer.ggml.model"))
+  );
 }
 
 /**
@@ -106,7 +104,7 @@ function readVocabulary(fields: Fields): Vocabulary {
   if (tokens.length === 0) fields.refuse("tokenizer.ggml.tokens", "must be a list of tokens");
   const types = fields.has("tokenizer.ggml.token_type")
     ? numbers(fields, "tokenizer.ggml.token_type", tokens.length)
-    : tokens.map(() => NORMAL);
+    : tokens.map(() => tokenTypes.normal);
   return { tokens, types };
 }
 
@@ -147,7 +145,8 @@ function sentencePiece(fields: Fields, vocabulary: Vocabulary, file: string): Pa
   const { tokens, types } = vocabulary;
   const scores = numbers(fields, "tokenizer.ggml.scores", tokens.length);
   const pieces = tokens.map((text, id) => ({ text, score: scores[id]! }));
-  const unknown = roleToken(fields, tokens, "unknown")?.content ?? tokens[types.indexOf(UNKNOWN)];
+  const unknown =
+    roleToken(fields, tokens, "unknown")?.content ?? tokens[types.indexOf(tokenTypes.unknown)];
   const prefixed = fields.flag("tokenizer.ggml.add_space_prefix", true);
   const spaces = { type: "Replace", pattern: { String: " " }, content: "▁" };
   const prefix = { type: "Prepend", prepend: "▁" };
@@ -170,7 +169,7 @@ function sentencePiece(fields: Fields, vocabulary: Vocabulary, file: string): Pa
       vocab: ids(tokens),
       // Control, byte and other special tokens are never formed from text.
       merges: deriveMerges(
-        pieces.filter((_, id) => types[id] === NORMAL),
+        pieces.filter((_, id) => types[id] === tokenTypes.normal),
         file,
       ),
     },
@@ -189,8 +188,8 @@ function ids(tokens: readonly string[]): Readonly<Record<string, number>> {
 function addedTokens({ tokens, types }: Vocabulary): Component[] {
   const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false };
   return tokens.flatMap((content, id) => {
-    const special = types[id] === CONTROL || types[id] === UNKNOWN;
-    const added = content !== "" && (special || types[id] === USER_DEFINED);
+    const special = types[id] === tokenTypes.control || types[id] === tokenTypes.unknown;
+    const added = content !== "" && (special || types[id] === tokenTypes.userDefined);
     return added ? [{ id, content, ...flags, special }] : [];
   });
 }

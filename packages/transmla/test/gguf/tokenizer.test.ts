@@ -68,11 +68,11 @@ describe("the tokenizer", () => {
     ],
     [
       { "tokenizer.ggml.model": text("gpt2") },
-      "tokenizer.ggml.pre is missing; known: gpt-2, llama3, llama-v3, llama-bpe, falcon3, qwen2, deepseek-r1-qwen, smollm, starcoder, refact, tekken",
+      "tokenizer.ggml.pre is missing; known: gpt-2, llama3, llama-v3, llama-bpe, falcon3, qwen2, deepseek-r1-qwen, smollm, starcoder, refact, tekken, deepseek-v3",
     ],
     [
       { "tokenizer.ggml.model": text("gpt2"), "tokenizer.ggml.pre": text("viking") },
-      'tokenizer.ggml.pre = "viking" is not supported; known: gpt-2, llama3, llama-v3, llama-bpe, falcon3, qwen2, deepseek-r1-qwen, smollm, starcoder, refact, tekken',
+      'tokenizer.ggml.pre = "viking" is not supported; known: gpt-2, llama3, llama-v3, llama-bpe, falcon3, qwen2, deepseek-r1-qwen, smollm, starcoder, refact, tekken, deepseek-v3',
     ],
     [
       { "tokenizer.ggml.model": text("gpt2"), "tokenizer.ggml.pre": text("qwen2") },

@@ -26,6 +26,8 @@ export interface GgufHeader {
   readonly version: number;
   /** Metadata by key: `general.architecture`. */
   readonly metadata: ReadonlyMap<string, GgufValue>;
+  /** Where the value of each key lies in the file, with the number of its type before it. */
+  readonly places: ReadonlyMap<string, readonly [begin: number, end: number]>;
   /** The tensors by name, in the order of the file. */
   readonly tensors: ReadonlyMap<string, GgufTensor>;
 }
@@ -107,7 +109,7 @@ export function parseGgufHeader(from: Cursor): GgufHeader {
   const version = readVersion(from);
   const tensorCount = from.count(MAX_TENSORS, "the number of tensors");
   const keyCount = from.count(MAX_KEYS, "the number of keys");
-  const metadata = readMetadata(from, keyCount);
+  const { metadata, places } = readMetadata(from, keyCount);
   const alignment = readAlignment(from, metadata.get("general.alignment"));
   const infos = new Map<string, TensorInfo>();
   for (let i = 0; i < tensorCount; i++) {
@@ -131,7 +133,7 @@ export function parseGgufHeader(from: Cursor): GgufHeader {
     tensors.set(name, { name, type, shape, begin, end: begin + bytes });
   }
   checkOverlap(from, tensors);
-  return { version, metadata, tensors };
+  return { version, metadata, places, tensors };
 }
 
 function readVersion(from: Cursor): number {
@@ -144,15 +146,18 @@ function readVersion(from: Cursor): number {
   return from.unsupported(problem);
 }
 
-function readMetadata(from: Cursor, count: number): Map<string, GgufValue> {
+function readMetadata(from: Cursor, count: number): Pick<GgufHeader, "metadata" | "places"> {
   const metadata = new Map<string, GgufValue>();
+  const places = new Map<string, readonly [begin: number, end: number]>();
   const budget = { values: MAX_VALUES };
   for (let i = 0; i < count; i++) {
     const key = from.text(`key ${i}`);
     if (metadata.has(key)) from.refuse(`key ${show(key)} is there twice`);
+    const begin = from.position;
     metadata.set(key, readValue(from, from.u32(), key, budget, 0));
+    places.set(key, [begin, from.position]);
   }
-  return metadata;
+  return { metadata, places };
 }
 
 function readValue(

@@ -1,4 +1,4 @@
-import { fromF16Bits } from "@transmla/core";
+import { fromF16Bits, toF16Bits } from "@transmla/core";
 
 /** Where dequantised values go. Formulas are exact in f64, so an f32 array holds each value rounded once. */
 export type Numbers = Float32Array | Float64Array;
@@ -28,6 +28,29 @@ export function dequantizeQ8(bytes: Uint8Array, out: Numbers): void {
     const d = f16At(bytes, at);
     for (let i = 0; i < BLOCK; i++) out[o + i] = signed[at + 2 + i]! * d;
   }
+}
+
+/**
+ * The Q8_0 blocks nearest to values (ggml, `quantize_row_q8_0_ref`): the largest of 32 becomes ±127.
+ *
+ * @param values - A multiple of 32.
+ */
+export function quantizeQ8(values: Float64Array): Uint8Array {
+  const out = new Uint8Array((values.length / BLOCK) * (2 + BLOCK));
+  const signed = new Int8Array(out.buffer);
+  for (let at = 0, v = 0; v < values.length; at += 2 + BLOCK, v += BLOCK) {
+    let largest = 0;
+    for (let i = 0; i < BLOCK; i++) largest = Math.max(largest, Math.abs(values[v + i]!));
+    const d = largest / 127;
+    const bits = toF16Bits(d);
+    out[at] = bits & 255;
+    out[at + 1] = bits >> 8;
+    for (let i = 0; i < BLOCK; i++) {
+      const steps = d === 0 ? 0 : Math.abs(values[v + i]!) / d;
+      signed[at + 2 + i] = Math.sign(values[v + i]!) * Math.floor(steps + 0.5); // halves away from zero
+    }
+  }
+  return out;
 }
 
 /**

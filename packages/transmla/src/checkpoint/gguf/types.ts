@@ -1,7 +1,13 @@
-import { asHostArray, decode, type DType } from "@transmla/core";
+import { asHostArray, bytesOf, decode, encode } from "@transmla/core";
 
 import { dequantizeQ45K, dequantizeQ6K } from "./k-quants.ts";
-import { dequantizeQ4, dequantizeQ5, dequantizeQ8, type Numbers } from "./legacy-quants.ts";
+import {
+  dequantizeQ4,
+  dequantizeQ5,
+  dequantizeQ8,
+  quantizeQ8,
+  type Numbers,
+} from "./legacy-quants.ts";
 
 /** How the values of one type of tensor are stored. */
 export interface GgufType {
@@ -21,6 +27,7 @@ export interface GgufType {
 }
 
 type Dequantize = GgufType["dequantize"];
+type PlainDType = "f32" | "f16" | "bf16";
 
 function type(
   name: string,
@@ -31,23 +38,49 @@ function type(
   return { name, blockValues, blockBytes, dequantize };
 }
 
-function plain(dtype: DType): Dequantize {
+function plain(dtype: PlainDType): Dequantize {
   return (bytes, out) => out.set(decode(asHostArray(bytes, dtype), dtype));
 }
 
+/** A type that tensors can be written in. */
+export interface Writable extends GgufType {
+  /**
+   * Rounds values, a whole number of blocks, once.
+   *
+   * @param values - In row-major order.
+   */
+  quantize(values: Float64Array): Uint8Array;
+}
+
+const rounded =
+  (dtype: PlainDType): Writable["quantize"] =>
+  (values) =>
+    bytesOf(encode(values, dtype));
+
+/** The name of a type that tensors can be written in. */
+export type GgufWritableType = "F32" | "F16" | "BF16" | "Q8_0";
+
+/** The types that this library writes. */
+export const writableTypes: Readonly<Record<GgufWritableType, Writable>> = {
+  F32: { ...type("F32", 1, 4, plain("f32")), quantize: rounded("f32") },
+  F16: { ...type("F16", 1, 2, plain("f16")), quantize: rounded("f16") },
+  BF16: { ...type("BF16", 1, 2, plain("bf16")), quantize: rounded("bf16") },
+  Q8_0: { ...type("Q8_0", 32, 34, dequantizeQ8), quantize: quantizeQ8 },
+};
+
 /** The types that this library reads, by their numbers in the file (ggml, `enum ggml_type`). */
-export const ggufTypes: ReadonlyMap<number, GgufType> = new Map([
-  [0, type("F32", 1, 4, plain("f32"))],
-  [1, type("F16", 1, 2, plain("f16"))],
+export const ggufTypes: ReadonlyMap<number, GgufType> = new Map<number, GgufType>([
+  [0, writableTypes.F32],
+  [1, writableTypes.F16],
   [2, type("Q4_0", 32, 18, (bytes, out) => dequantizeQ4(bytes, out, false))],
   [3, type("Q4_1", 32, 20, (bytes, out) => dequantizeQ4(bytes, out, true))],
   [6, type("Q5_0", 32, 22, (bytes, out) => dequantizeQ5(bytes, out, false))],
   [7, type("Q5_1", 32, 24, (bytes, out) => dequantizeQ5(bytes, out, true))],
-  [8, type("Q8_0", 32, 34, dequantizeQ8)],
+  [8, writableTypes.Q8_0],
   [12, type("Q4_K", 256, 144, (bytes, out) => dequantizeQ45K(bytes, out, false))],
   [13, type("Q5_K", 256, 176, (bytes, out) => dequantizeQ45K(bytes, out, true))],
   [14, type("Q6_K", 256, 210, dequantizeQ6K)],
-  [30, type("BF16", 1, 2, plain("bf16"))],
+  [30, writableTypes.BF16],
 ]);
 
 /** The names of the other types that ggml has, by number; it has dropped those that are missing. */

@@ -1,9 +1,9 @@
 import { ArgumentError, fail } from "@transmla/core";
 
-import { createOutputFolder } from "../../checkpoint/disk.ts";
+import { createOutputFile, createOutputFolder } from "../../checkpoint/disk.ts";
 import type { Folder } from "../../checkpoint/folder.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
-import { convertCheckpoint } from "../../convert/convert.ts";
+import { convertCheckpoint, type StorageOptions } from "../../convert/convert.ts";
 import type { LayerReport } from "../../convert/latent/method.ts";
 import type { OutputDType } from "../../convert/merged.ts";
 import { asFolder, readConfig } from "../../load.ts";
@@ -18,13 +18,38 @@ import { writeText } from "../write-text.ts";
 
 /** Options of `transmla convert`. */
 export interface ConvertCommandOptions extends LatentOptions {
-  readonly method: ConversionMethod["method"];
+  readonly method?: ConversionMethod["method"];
   readonly init?: "svd" | "identity";
-  readonly dtype: OutputDType;
+  readonly format: "safetensors" | "gguf";
+  readonly dtype: keyof typeof ggufTypes;
   readonly svg?: string;
 }
 
-/** Converts a checkpoint to another folder. */
+/** The types of GGUF files by the dtypes that users name. */
+const ggufTypes = { f32: "F32", bf16: "BF16", f16: "F16", q8_0: "Q8_0" } as const;
+
+/** The dtypes that `--dtype` names. */
+export const storedDtypes: readonly string[] = Object.keys(ggufTypes);
+
+/** How the result is stored; throws for what a format does not have. */
+function storage({
+  method,
+  format,
+  dtype,
+}: ConvertCommandOptions): StorageOptions & { dtype?: OutputDType } {
+  if (format === "gguf") return { gguf: ggufTypes[dtype] };
+  if (method === undefined) {
+    fail(
+      ArgumentError,
+      "--method",
+      "is missing: factored, merged or latent; only --format gguf writes a model as it is",
+    );
+  }
+  if (dtype === "f32" || dtype === "bf16") return { dtype };
+  return fail(ArgumentError, "--dtype", `${dtype} is for --format gguf; folders are f32 or bf16`);
+}
+
+/** Converts a checkpoint to another folder, or to a GGUF file. */
 export async function convertCommand(
   from: string,
   to: string,
@@ -37,11 +62,16 @@ export async function convertCommand(
     onDownload: report.progress(`downloading ${from}`),
   });
   const { config: before } = await readConfig(folder);
+  const stored = storage(options);
   if (options.svg !== undefined && options.method !== "latent") {
-    fail(ArgumentError, "--svg", `draws the layers of --method latent, not of ${options.method}`);
+    fail(
+      ArgumentError,
+      "--svg",
+      `draws the layers of --method latent, not of ${options.method ?? "none"}`,
+    );
   }
   const layers: LayerReport[] = [];
-  const output = await createOutputFolder(to);
+  const output = await (stored.gguf ? createOutputFile(to) : createOutputFolder(to));
   let method: ConversionMethod;
   try {
     method = await chooseMethod(from, folder, options, context, layers);
@@ -51,7 +81,7 @@ export async function convertCommand(
   }
   const { config, parameters, rounding } = await convertCheckpoint(folder, output, {
     ...method,
-    dtype: options.dtype,
+    ...stored,
     backend,
     signal,
     onProgress: report.progress("converting"),
@@ -74,7 +104,8 @@ export async function convertCommand(
   report.result({
     from,
     to,
-    method: options.method,
+    method: method.method,
+    format: options.format,
     dtype: options.dtype,
     parameters,
     cachedNumbers: cache,
@@ -89,7 +120,9 @@ async function chooseMethod(
   context: CommandContext,
   layers: LayerReport[],
 ): Promise<ConversionMethod> {
-  switch (options.method) {
+  switch (options.method ?? "none") {
+    case "none":
+      return { method: "none" };
     case "factored":
       return { method: "factored", init: options.init, target: options.target };
     case "merged":
