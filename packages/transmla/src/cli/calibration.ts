@@ -1,4 +1,4 @@
-import { ArgumentError, fail, StateError } from "@transmla/core";
+import { ArgumentError, fail } from "@transmla/core";
 
 import { readAssets } from "../assets.ts";
 import type { Folder } from "../checkpoint/folder.ts";
@@ -8,11 +8,10 @@ import {
   type ChooseLatentSizesOptions,
 } from "../convert/latent/choose-sizes.ts";
 import { targetSizes, type CacheSizes, type Target } from "../convert/targets.ts";
-import { cutWindows } from "../evaluate/evaluate.ts";
 import { readConfig } from "../load.ts";
 import type { Model } from "../model/model.ts";
 import { openModel, type CommandContext } from "./context.ts";
-import { readTextFile, readTokenRows, sampleIds } from "./inputs.ts";
+import { fileWindows, sampleIds } from "./inputs.ts";
 import { formatSmall } from "./report.ts";
 
 /** Windows that are sampled from the model when no text is given, each from another seed. */
@@ -120,23 +119,16 @@ async function chooseConversion(
   return { ...best, calibration };
 }
 
-/** Windows of a file: those of a .json file as they are, a text cut into windows of one length. */
 async function readCalibration(
   folder: Folder,
   path: string,
-  { window, maxWindows }: LatentOptions,
+  limits: LatentOptions,
 ): Promise<number[][]> {
-  if (path.endsWith(".json")) {
-    const rows = await readTokenRows(path);
-    const windows = window === undefined ? rows : rows.flatMap((row) => cutWindows(row, window));
-    return windows.slice(0, maxWindows);
-  }
   const { json, config } = await readConfig(folder);
   const { tokenizer } = await readAssets(folder, json);
-  if (!tokenizer)
-    fail(StateError, "text", "the model has no tokenizer.json; give token ids in a .json file");
-  const ids = tokenizer.encode(await readTextFile(path), { specialTokens: false });
-  return cutWindows(ids, window ?? Math.min(config.contextLength, USUAL_WINDOW), maxWindows);
+  const longest = config.contextLength;
+  const usual = Math.min(longest, USUAL_WINDOW);
+  return fileWindows(path, tokenizer, { ...limits, usual, longest });
 }
 
 async function sampleWindows(

@@ -5,6 +5,7 @@ import { ArgumentError, fail, StateError } from "@transmla/core";
 import { cutWindows } from "../evaluate/evaluate.ts";
 import { generate } from "../generate/generate.ts";
 import type { Model } from "../model/model.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** A text larger than this is not read whole. */
 const MAX_TEXT_BYTES = 1_000_000_000;
@@ -16,6 +17,14 @@ const SAMPLED_TOKENS = 256;
 export interface TextOptions {
   readonly text?: string;
   readonly window?: number;
+  readonly maxWindows?: number;
+}
+
+/** How a file becomes windows. */
+interface FileLimits {
+  readonly window?: number;
+  readonly usual: number;
+  readonly longest: number;
   readonly maxWindows?: number;
 }
 
@@ -85,10 +94,11 @@ export async function readWindows(
   }
   const describe = (windows: number[][], name: string): { windows: number[][]; from: string } => {
     const tokens = windows.reduce((sum, ids) => sum + ids.length, 0);
+    const longest = Math.max(...windows.map((ids) => ids.length));
     const plural = windows.length === 1 ? "window" : "windows";
     return {
       windows,
-      from: `${tokens} tokens of ${name} in ${windows.length} ${plural} of at most ${window}`,
+      from: `${tokens} tokens of ${name} in ${windows.length} ${plural} of at most ${longest}`,
     };
   };
   if (options.text === undefined) {
@@ -98,16 +108,36 @@ export async function readWindows(
       "text sampled from the first model",
     );
   }
-  if (options.text.endsWith(".json")) {
-    const rows = await readTokenRows(options.text);
-    const windows = rows.flatMap((row) => cutWindows(row, window)).slice(0, options.maxWindows);
-    return describe(windows, options.text);
+  const limits = { ...options, usual: window, longest: model.config.contextLength };
+  const windows = await fileWindows(options.text, model.assets.tokenizer, limits);
+  return describe(windows, options.text);
+}
+
+/**
+ * Windows of a file: those of a `.json` file as they are, a text cut into windows of one length.
+ *
+ * @param path - The file.
+ * @param tokenizer - For a text.
+ * @param limits - `window` cuts those of a `.json` file too, `usual` is for texts where it is absent and for what is
+ *   longer than the `longest` that a model takes.
+ */
+export async function fileWindows(
+  path: string,
+  tokenizer: Tokenizer | undefined,
+  { window, usual, longest, maxWindows }: FileLimits,
+): Promise<number[][]> {
+  if (path.endsWith(".json")) {
+    const rows = await readTokenRows(path);
+    const whole = (row: readonly number[]): boolean =>
+      window === undefined && row.length <= longest;
+    return rows
+      .flatMap((row) => (whole(row) ? [row] : cutWindows(row, window ?? usual)))
+      .slice(0, maxWindows);
   }
-  const { tokenizer } = model.assets;
   if (!tokenizer)
     fail(StateError, "text", "the model has no tokenizer.json; give token ids in a .json file");
-  const ids = tokenizer.encode(await readTextFile(options.text), { specialTokens: false });
-  return describe(cutWindows(ids, window, options.maxWindows), options.text);
+  const ids = tokenizer.encode(await readTextFile(path), { specialTokens: false });
+  return cutWindows(ids, window ?? usual, maxWindows);
 }
 
 /** Samples a text from a model: its begin token, and what follows at temperature 1. */

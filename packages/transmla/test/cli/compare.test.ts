@@ -63,3 +63,15 @@ test("a picture of layers is of the latent method only", async () => {
   expect(stderr).toContain("--svg: draws the layers of --method latent, not of merged");
   expect(await readdir(folder)).toEqual([]);
 });
+
+test("windows of token ids are taken as they are, and cut where a length is given", async () => {
+  const text = join(folder, "windows.json");
+  const windows = [20, 30].map((length) => Array.from({ length }, (_, i) => i));
+  await writeFile(text, JSON.stringify({ windows }));
+  const evaluated = async (...options: readonly string[]): Promise<object> => {
+    const { stdout } = await run("evaluate", bundledModel, "--text", text, "--json", ...options);
+    return JSON.parse(stdout) as object;
+  };
+  expect(await evaluated()).toMatchObject({ windows: 2, tokens: 19 + 29 });
+  expect(await evaluated("--window", "10")).toMatchObject({ windows: 5, tokens: 5 * 9 });
+});
