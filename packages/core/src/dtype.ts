@@ -136,11 +136,23 @@ export function encode(values: ArrayLike<number>, dtype: DType): HostArray {
     case "f16":
       return map16(values, toF16Bits);
     case "bf16":
-      return map16(values, toBf16Bits);
+      return values instanceof Float32Array ? roundToBf16(values) : map16(values, toBf16Bits);
     case "q8":
     case "q4":
       return encodeBlocks(values, dtype);
   }
+}
+
+/** The same as {@link toBf16Bits} for each element, for whole models. */
+function roundToBf16(values: Float32Array): Uint16Array {
+  const all = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const out = new Uint16Array(all.length);
+  for (let i = 0; i < out.length; i++) {
+    const bits = all[i]!;
+    const nan = (bits & 0x7fffffff) > 0x7f800000;
+    out[i] = nan ? (bits >>> 16) | 0x40 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+  }
+  return out;
 }
 
 function encodeBlocks(values: ArrayLike<number>, dtype: BlockDType): Uint8Array {

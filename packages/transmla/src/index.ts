@@ -1,4 +1,6 @@
 export { bundledModel } from "./bundled.ts";
+export type { WeightDType } from "./load-weights.ts";
+export { cacheBytes, type CacheDType } from "./model/cache-size.ts";
 export { loadModel, readConfig, type LoadOptions, type Progress, type ReadConfig } from "./load.ts";
 export type { ModelAssets } from "./assets.ts";
 
@@ -63,7 +65,12 @@ export { ggufFolder } from "./gguf/folder.ts";
 export { openSafetensors } from "./checkpoint/safetensors.ts";
 export { openCheckpoint } from "./checkpoint/shards.ts";
 export { memoryTensors } from "./checkpoint/tensors.ts";
-export type { TensorInfo, TensorSource, TensorValues } from "./checkpoint/tensors.ts";
+export type {
+  StoredElements,
+  TensorInfo,
+  TensorSource,
+  TensorValues,
+} from "./checkpoint/tensors.ts";
 export { createCheckpoint } from "./checkpoint/write.ts";
 export type { CheckpointOptions, CheckpointWriter } from "./checkpoint/write.ts";
 export type { StoredDType } from "./checkpoint/elements.ts";

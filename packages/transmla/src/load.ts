@@ -1,10 +1,10 @@
-import { asHostArray, decode, tensor, type Backend, type Tensor } from "@transmla/core";
+import type { Backend, Tensor } from "@transmla/core";
 
 import { readAssets } from "./assets.ts";
 import { readJson, type Folder } from "./checkpoint/folder.ts";
 import { openCheckpoint } from "./checkpoint/shards.ts";
-import type { TensorSource } from "./checkpoint/tensors.ts";
 import { ggufFolder } from "./gguf/folder.ts";
+import { loadWeight, type WeightDType } from "./load-weights.ts";
 import { parseConfig } from "./model/config/families.ts";
 import type { HuggingFaceConfig, ModelConfig } from "./model/config/model-config.ts";
 import { Model } from "./model/model.ts";
@@ -19,13 +19,19 @@ export interface Progress {
   /** Of how much. */
   readonly total: number;
   /** What is counted. */
-  readonly unit: "bytes" | "tensors" | "windows" | "tokens";
+  readonly unit: "bytes" | "numbers" | "tensors" | "windows" | "tokens";
 }
 
 /** Choices of {@link loadModel}. */
 export interface LoadOptions {
   /** Where the weights go. */
   readonly backend: Backend;
+  /**
+   * The widest form in which matrices are held. `f32`, when absent, rounds nothing: what a checkpoint stores in 16 bits, or
+   * in blocks of GGUF's `Q8_0` or `Q4_0`, stays in that form. `bf16`, `q8` and `q4` round what is stored wider; matrices
+   * whose last axis is not a multiple of 32 are not put into blocks, but are bf16. Vectors and routers are always f32.
+   */
+  readonly weights?: WeightDType | undefined;
   /** Called after each weight. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Called as a model of the hub is downloaded. */
@@ -79,7 +85,8 @@ export async function readConfig(folder: Folder): Promise<ReadConfig> {
 
 /**
  * Loads a model from a Hugging Face folder, `config.json`, safetensors in one file or in shards, and the tokenizer if
- * there is one, or from a GGUF file. Weights are widened to f32.
+ * there is one, or from a GGUF file. Weights are held as they
+ * are stored, or rounded on the way.
  *
  * @param from - A path of a folder or of a `.gguf` file, or `hf:org/name@revision` on the hub (both Node), or a folder of
  *   files from anywhere.
@@ -98,7 +105,8 @@ export async function readConfig(folder: Folder): Promise<ReadConfig> {
  * ```
  */
 export async function loadModel(from: string | Folder, options: LoadOptions): Promise<Model> {
-  const folder = await asFolder(from, options);
+  const { onDownload, signal } = options;
+  const folder = await asFolder(from, { onDownload, signal });
   const { json } = await readConfig(folder);
   const assets = await readAssets(folder, json);
   const source = await openCheckpoint(folder);
@@ -107,14 +115,15 @@ export async function loadModel(from: string | Folder, options: LoadOptions): Pr
     const sizes = [...source.tensors.values()].map(({ shape }) =>
       shape.reduce((product, size) => product * size, 1),
     );
-    const total = sizes.reduce((sum, size) => sum + size * 4, 0);
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    const { backend, weights = "f32" } = options;
     let done = 0;
-    for (const { name, shape } of source.tensors.values()) {
-      options.signal?.throwIfAborted();
-      const values = await readFloats(source, name);
-      tensors.set(name, tensor(options.backend, values, shape));
-      done += values.byteLength;
-      options.onProgress?.({ done, total, unit: "bytes" });
+    for (const name of source.tensors.keys()) {
+      signal?.throwIfAborted();
+      const weight = await loadWeight(backend, source, name, weights);
+      tensors.set(name, weight);
+      done += weight.size;
+      options.onProgress?.({ done, total, unit: "numbers" });
     }
   } catch (error) {
     for (const loaded of tensors.values()) loaded.dispose();
@@ -123,13 +132,4 @@ export async function loadModel(from: string | Folder, options: LoadOptions): Pr
     await source.close();
   }
   return new Model(options.backend, json, tensors, assets);
-}
-
-/** A stored tensor as f32, without a detour over f64 for the common dtypes. */
-async function readFloats(source: TensorSource, name: string): Promise<Float32Array> {
-  const direct = { F32: "f32", F16: "f16", BF16: "bf16" } as const;
-  const { dtype } = source.tensors.get(name)!;
-  const known = Object.hasOwn(direct, dtype) ? direct[dtype as keyof typeof direct] : undefined;
-  if (!known) return Float32Array.from(await source.numbers(name));
-  return decode(asHostArray(await source.bytes(name), known), known) as Float32Array;
 }

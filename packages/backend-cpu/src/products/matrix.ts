@@ -111,12 +111,15 @@ export function areColumnsAdjacent({ columns, rowStep, columnStep }: Matrix): bo
   return columns === 1 ? rowStep === 1 : columnStep !== 1;
 }
 
-/** Blocks as f32: lines of blocks are rows, or columns where the elements of a column are adjacent. */
 function widenedBlocks(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
+  return areColumnsAdjacent(x)
+    ? transposed(widenedRows(memory, transposed(x), scratch))
+    : widenedRows(memory, x, scratch);
+}
+
+/** Rows of blocks as f32. */
+function widenedRows(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
   const { rows, columns } = x;
-  // A single element is a row as well as a column.
-  const turned = rows * columns > 1 && areColumnsAdjacent(x);
-  if (turned) return transposed(widenedBlocks(memory, transposed(x), scratch));
   for (let i = 0; i < rows; i++) {
     const from = addressOf(part(x, i, 1, 0, columns));
     widenBlocks(memory, x.dtype as BlockDType, from, scratch + i * columns, columns);

@@ -1,4 +1,12 @@
-import { ArgumentError, BackendError, fail, FormatError, StateError } from "@transmla/core";
+import {
+  ArgumentError,
+  BackendError,
+  bytesOf,
+  fail,
+  FormatError,
+  StateError,
+  type DType,
+} from "@transmla/core";
 
 import { bytesPerStored, decodeElements, encodeElements, type StoredDType } from "./elements.ts";
 import { show } from "./json.ts";
@@ -19,6 +27,14 @@ export interface TensorValues extends Omit<TensorInfo, "name"> {
   readonly values: ArrayLike<number>;
 }
 
+/** Elements as a tensor of core holds them. */
+export interface StoredElements {
+  /** What they are. */
+  readonly dtype: DType;
+  /** The elements or blocks, little-endian and row-major. */
+  readonly bytes: Uint8Array;
+}
+
 /** The tensors of a model, read one by one. */
 export interface TensorSource {
   /** What there is, by name. */
@@ -29,6 +45,13 @@ export interface TensorSource {
    * @param name - A key of `tensors`.
    */
   bytes(name: string): Promise<Uint8Array>;
+  /**
+   * The elements of a tensor in the narrowest form that tensors of core have for them and that holds them exactly; f64 and
+   * integers are rounded to f32. The caller owns the bytes.
+   *
+   * @param name - A key of `tensors`.
+   */
+  stored(name: string): Promise<StoredElements>;
   /**
    * The values of a tensor in row-major order, widened to f64 exactly. The caller owns them.
    *
@@ -72,6 +95,9 @@ export function byteSize(tensor: Pick<TensorInfo, "dtype" | "shape">): number {
   return bytes <= Number.MAX_SAFE_INTEGER ? bytes : Number.NaN;
 }
 
+/** The stored types that tensors of core have too. */
+const sameInCore: Partial<Record<StoredDType, DType>> = { F32: "f32", F16: "f16", BF16: "bf16" };
+
 /**
  * Makes a source out of ways to read a tensor that is known to exist.
  *
@@ -84,6 +110,8 @@ export function tensorSource<T extends TensorInfo>(
   tensors: ReadonlyMap<string, T>,
   store: {
     bytes(tensor: T): Promise<Uint8Array>;
+    /** Where it is not what the dtype says. */
+    stored?(tensor: T): Promise<StoredElements | undefined>;
     pieces(tensor: T): AsyncGenerator<Float64Array>;
     close(): Promise<void>;
   },
@@ -93,14 +121,23 @@ export function tensorSource<T extends TensorInfo>(
     if (closed) fail(StateError, operation, "used after close", label);
     return tensors.get(name) ?? fail(ArgumentError, operation, `no tensor ${show(name)}`, label);
   };
+  const widened = async (tensor: T): Promise<Float64Array> => {
+    const out = allocate(elementCount(tensor.shape), tensor, label);
+    return collect(store.pieces(tensor), out);
+  };
   return {
     tensors,
     bytes: async (name) => store.bytes(find("bytes", name)),
-    numbers: async (name) => {
-      const tensor = find("numbers", name);
-      const out = allocate(elementCount(tensor.shape), tensor, label);
-      return collect(store.pieces(tensor), out);
+    stored: async (name) => {
+      const tensor = find("stored", name);
+      const other = await store.stored?.(tensor);
+      if (other) return other;
+      const dtype = sameInCore[tensor.dtype];
+      if (dtype) return { dtype, bytes: await store.bytes(tensor) };
+      const numbers = Float32Array.from(await widened(tensor));
+      return { dtype: "f32", bytes: bytesOf(numbers) };
     },
+    numbers: async (name) => widened(find("numbers", name)),
     pieces: (name) => store.pieces(find("pieces", name)),
     close: async () => {
       if (closed) return;

@@ -2,7 +2,9 @@ import { cpuBackend } from "@transmla/backend-cpu";
 import { webgpuBackend } from "@transmla/backend-webgpu";
 import type { Backend } from "@transmla/core";
 
+import type { WeightDType } from "../load-weights.ts";
 import { loadModel } from "../load.ts";
+import type { CacheDType } from "../model/cache-size.ts";
 import { unknownFields } from "../model/config/known-fields.ts";
 import type { Model } from "../model/model.ts";
 import type { Report } from "./report.ts";
@@ -21,6 +23,12 @@ export interface BackendOptions {
   readonly threads?: number;
 }
 
+/** How the commands that run a model hold its weights and its cache. */
+export interface StorageOptions {
+  readonly weights: WeightDType;
+  readonly kvDtype: CacheDType;
+}
+
 /** The backends that `--backend` names. */
 export const backends: Readonly<Record<string, (options: BackendOptions) => Promise<Backend>>> = {
   cpu: (options) => cpuBackend(options),
@@ -31,9 +39,11 @@ export const backends: Readonly<Record<string, (options: BackendOptions) => Prom
 export async function openModel(
   path: string,
   { report, backend, signal }: CommandContext,
+  weights?: WeightDType,
 ): Promise<Model> {
   const model = await loadModel(path, {
     backend,
+    weights,
     signal,
     onProgress: report.progress(`loading ${path}`),
     onDownload: report.progress(`downloading ${path}`),

@@ -1,12 +1,4 @@
-import {
-  cacheWidth,
-  type AttentionConfig,
-  type ModelConfig,
-} from "../model/config/model-config.ts";
-import { heldPositions } from "../model/layer-cache.ts";
-
-/** Bytes of a cached number where no dtype is asked for: those of f16, which serving runtimes use. */
-export const CACHE_BYTES = 2;
+import type { AttentionConfig, ModelConfig } from "../model/config/model-config.ts";
 
 /** One line on the attention of a model. */
 export function describeAttention(attention: AttentionConfig): string {
@@ -29,19 +21,4 @@ export function describeModel(config: ModelConfig, parameters: number): string {
   const size =
     parameters >= 1e9 ? `${(parameters / 1e9).toFixed(2)} B` : `${(parameters / 1e6).toFixed(2)} M`;
   return `${config.family}, ${size} parameters, ${config.layers} layers, hidden ${config.hiddenSize}, vocabulary ${config.vocabSize}, context ${config.contextLength}`;
-}
-
-/**
- * Bytes of a cache for one sequence; layers with a window hold little more than their window.
- *
- * @param config - The model.
- * @param tokens - Positions.
- * @param bytesPerNumber - Of the cache's dtype.
- */
-export function cacheBytes(config: ModelConfig, tokens: number, bytesPerNumber: number): number {
-  const rows = config.windows.reduce<number>(
-    (sum, window) => sum + heldPositions(tokens, window),
-    0,
-  );
-  return cacheWidth(config.attention) * rows * bytesPerNumber;
 }

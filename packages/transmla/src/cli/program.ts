@@ -1,13 +1,15 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 
 import { targets } from "../convert/targets.ts";
+import { weightDTypes, type WeightDType } from "../load-weights.ts";
+import { cacheDTypes } from "../model/cache-size.ts";
 import { chat } from "./commands/chat.ts";
 import { compareCommand, type CompareOptions } from "./commands/compare.ts";
 import { convertCommand, storedDtypes, type ConvertCommandOptions } from "./commands/convert.ts";
 import { demo } from "./commands/demo.ts";
 import { evaluateCommand } from "./commands/evaluate.ts";
 import { generateCommand } from "./commands/generate.ts";
-import { info, kvDtypes, type InfoOptions } from "./commands/info.ts";
+import { info, type InfoOptions } from "./commands/info.ts";
 import { logits } from "./commands/logits.ts";
 import { verify, type VerifyOptions } from "./commands/verify.ts";
 import { backends, type CommandContext } from "./context.ts";
@@ -67,6 +69,24 @@ function withText(of: Command): Command {
       positiveInteger,
     )
     .option("--max-windows <count>", "the most windows", positiveInteger);
+}
+
+/** Options of storage: exact where numbers are measured, compact where text is made. */
+function withStorage(of: Command, weights: WeightDType, whose = ""): Command {
+  return of
+    .addOption(
+      new Option(
+        "--weights <dtype>",
+        `the widest form of the matrices${whose}; what is stored narrower stays as it is`,
+      )
+        .choices(weightDTypes)
+        .default(weights),
+    )
+    .addOption(
+      new Option("--kv-dtype <dtype>", `of the cached numbers${whose}`)
+        .choices(cacheDTypes)
+        .default("f32"),
+    );
 }
 
 function withSampling(of: Command): Command {
@@ -146,7 +166,7 @@ function addModelCommands(program: Command, run: Run): void {
       positiveInteger,
     )
     .addOption(
-      new Option("--kv-dtype <dtype>", "of the cached numbers").choices(kvDtypes).default("f16"),
+      new Option("--kv-dtype <dtype>", "of the cached numbers").choices(cacheDTypes).default("f16"),
     )
     .action((model: string, options: InfoOptions, self: Command) => {
       return run(self, (context) => info(model, options, context));
@@ -220,9 +240,12 @@ function addModelCommands(program: Command, run: Run): void {
     .action((model: string, out: string, options: ConvertCommandOptions, self: Command) => {
       return run(self, (context) => convertCommand(model, out, options, context));
     });
-  withText(
-    command(program, "verify <a> <b>", "compare the logits of two models on the same tokens"),
-  )
+  const comparing = command(
+    program,
+    "verify <a> <b>",
+    "compare the logits of two models on the same tokens",
+  );
+  withStorage(withText(comparing), "f32", " of b")
     .option("--tolerance <number>", "the largest difference of a logit that passes", number, 1e-4)
     .action((a: string, b: string, options: VerifyOptions, self: Command) => {
       return run(self, (context) => verify(a, b, options, context));
@@ -230,13 +253,12 @@ function addModelCommands(program: Command, run: Run): void {
 }
 
 function addComparison(program: Command, run: Run): void {
-  withText(
-    command(
-      program,
-      "compare <reference> <models...>",
-      "perplexity, KL and cache of models beside those of a reference",
-    ),
-  )
+  const comparing = command(
+    program,
+    "compare <reference> <models...>",
+    "perplexity, KL and cache of models beside those of a reference",
+  );
+  withStorage(withText(comparing), "f32", " of the models beside the reference")
     .option("--svg <file>", "a picture of quality against cache size")
     .action(
       (reference: string, models: readonly string[], options: CompareOptions, self: Command) => {
@@ -246,22 +268,25 @@ function addComparison(program: Command, run: Run): void {
 }
 
 function addTextCommands(program: Command, run: Run): void {
-  withText(command(program, "evaluate <model>", "the perplexity of a model on a text")).action(
+  const evaluating = command(program, "evaluate <model>", "the perplexity of a model on a text");
+  withStorage(withText(evaluating), "f32").action(
     (model: string, options: Parameters<typeof evaluateCommand>[1], self: Command) => {
       return run(self, (context) => evaluateCommand(model, options, context));
     },
   );
-  withSampling(command(program, "generate <model>", "continue a prompt"))
+  withStorage(withSampling(command(program, "generate <model>", "continue a prompt")), "bf16")
     .requiredOption("--prompt <text>", "what to continue")
     .action((model: string, options: Parameters<typeof generateCommand>[1], self: Command) => {
       return run(self, (context) => generateCommand(model, options, context));
     });
-  withSampling(command(program, "chat <model>", "talk with a model through its chat template"))
+  const talking = command(program, "chat <model>", "talk with a model through its chat template");
+  withStorage(withSampling(talking), "bf16")
     .option("--system <text>", "the system message")
     .action((model: string, options: Parameters<typeof chat>[1], self: Command) => {
       return run(self, (context) => chat(model, options, context));
     });
-  command(program, "logits <model>", "write the logits of given token ids")
+  const writing = command(program, "logits <model>", "write the logits of given token ids");
+  withStorage(writing, "f32")
     .requiredOption("--tokens <file>", 'JSON: a list of token ids, or {"input_ids": [...]}')
     .requiredOption("--out <file>", "a .safetensors file with the tensor logits [T, vocab], f32")
     .action((model: string, options: Parameters<typeof logits>[1], self: Command) => {

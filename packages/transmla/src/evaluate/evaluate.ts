@@ -1,5 +1,6 @@
 import { ArgumentError, fail } from "@transmla/core";
 
+import type { CacheDType } from "../model/cache-size.ts";
 import type { Model } from "../model/model.ts";
 
 /** How many tokens pass the model at a time: bounds the logits that are held, `[chunk, vocab]`. */
@@ -54,6 +55,8 @@ export interface Comparison {
 
 /** Choices of {@link evaluate} and {@link compare}. */
 export interface EvaluationOptions {
+  /** How caches are stored, but for that of the reference: `f32` when absent, and there always. */
+  readonly cacheDType?: CacheDType | undefined;
   /** Called after each window. */
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
   /** Stops between chunks. */
@@ -63,6 +66,7 @@ export interface EvaluationOptions {
 /** Runs a window through models side by side; yields the logits of each chunk, one array for each model. */
 async function* chunkLogits(
   models: readonly Model[],
+  dtypes: readonly (CacheDType | undefined)[],
   window: readonly number[],
   signal: AbortSignal | undefined,
 ): AsyncGenerator<{
@@ -70,7 +74,7 @@ async function* chunkLogits(
   readonly ids: readonly number[];
   readonly logits: readonly Float32Array[];
 }> {
-  const caches = models.map((model) => model.createCache(window.length));
+  const caches = models.map((model, i) => model.createCache(window.length, dtypes[i]));
   try {
     for (let start = 0; start < window.length; start += CHUNK) {
       signal?.throwIfAborted();
@@ -113,7 +117,8 @@ export async function evaluate(
   let loss = 0;
   let tokens = 0;
   for (const [n, window] of windows.entries()) {
-    for await (const { start, ids, logits } of chunkLogits([model], window, options.signal)) {
+    const chunks = chunkLogits([model], [options.cacheDType], window, options.signal);
+    for await (const { start, ids, logits } of chunks) {
       for (let t = 0; t < ids.length && start + t + 1 < window.length; t++) {
         loss +=
           logNorm(logits[0]!, t * vocab, vocab) - logits[0]![t * vocab + window[start + t + 1]!]!;
@@ -151,9 +156,10 @@ export async function compare(
     fail(ArgumentError, "compare", `the vocabularies have ${vocab} and ${config.vocabSize} tokens`);
   }
   requireWindows(windows);
+  const dtypes = [undefined, ...others.map(() => options.cacheDType)];
   const meters = others.map(() => new ComparisonMeter());
   for (const [n, window] of windows.entries()) {
-    const chunks = chunkLogits([reference, ...others], window, options.signal);
+    const chunks = chunkLogits([reference, ...others], dtypes, window, options.signal);
     for await (const { start, ids, logits } of chunks) {
       const [expected, ...found] = logits as [Float32Array, ...Float32Array[]];
       for (let t = 0; t < ids.length; t++) {

@@ -1,5 +1,6 @@
 import { ArgumentError, fail, StateError } from "@transmla/core";
 
+import type { CacheDType } from "../model/cache-size.ts";
 import type { KeyValueCache } from "../model/cache.ts";
 import type { Model } from "../model/model.ts";
 import { createTextStream, type TextStream } from "../text/stream.ts";
@@ -18,6 +19,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stop?: readonly string[] | undefined;
   /** Goes on after the tokens that end a text. */
   readonly ignoreEnd?: boolean | undefined;
+  /** How cached numbers are stored where no `cache` is given; `f32` when absent. */
+  readonly cacheDType?: CacheDType | undefined;
   /** A sequence to go on with: the prompt is appended to it. The caller keeps and disposes of it. */
   readonly cache?: KeyValueCache | undefined;
   /** Stops before the next token; the loop throws the reason of the signal. */
@@ -80,7 +83,8 @@ export async function* generate(
   const maxTokens = checkLength(model, ids, options);
   const { contextLength } = model.config;
   const cache =
-    options.cache ?? model.createCache(Math.min(promptTokens + maxTokens, contextLength));
+    options.cache ??
+    model.createCache(Math.min(promptTokens + maxTokens, contextLength), options.cacheDType);
   const text = new TextAssembler(model.assets.tokenizer, options.stop ?? []);
   const ends = new Set(options.ignoreEnd ? [] : model.assets.endTokens);
   const clock = new Clock();

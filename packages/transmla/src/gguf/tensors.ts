@@ -12,6 +12,7 @@ import {
   type TensorSource,
 } from "../checkpoint/tensors.ts";
 import { outside, splitKeyValue, type GgufArchitecture } from "./architectures.ts";
+import { readGgufStored } from "./stored.ts";
 
 /** The tensor that holds rotary factors; it is no weight. */
 export const ROPE_FACTORS = "rope_freqs.weight";
@@ -23,10 +24,12 @@ interface Weight extends TensorInfo {
   readonly stored: readonly GgufTensor[];
   /** Puts what is stored in order, where the order is another. */
   readonly arrange: (<T extends Numbers>(stored: readonly T[]) => T) | undefined;
+  /** Puts rows in order, whatever their elements are; undefined where not only rows move. */
+  readonly arrangeRows: (<T extends Numbers | Uint8Array>(rows: T) => T) | undefined;
 }
 
 /**
- * The weights of a GGUF file as a Hugging Face model has them: by its names, dequantized, and with the rows of queries
+ * The weights of a GGUF file as a Hugging Face model has them: by its names, and with the rows of queries
  * and keys in its order.
  *
  * @param header - The header of the file.
@@ -58,6 +61,10 @@ export function ggufWeights(
     bytes: async ({ stored, arrange }) => {
       const values = await eachOf(stored, (tensor) => readGgufFloats(file, tensor));
       return bytesOf(arrange ? arrange(values) : values[0]!);
+    },
+    stored: async ({ stored, arrangeRows }) => {
+      const found = arrangeRows && (await readGgufStored(file, stored[0]!));
+      return found && { ...found, bytes: arrangeRows(found.bytes) };
     },
     pieces: async function* ({ stored, arrange }) {
       if (!arrange) return yield* readGgufNumbers(file, stored[0]!);
@@ -107,6 +114,7 @@ function findWeight(
     shape: stored.shape,
     stored: [stored],
     arrange: permuted ? ([values]) => separatePairs(values!, rows, headDim) : undefined,
+    arrangeRows: (values) => (permuted ? separatePairs(values, rows, headDim) : values),
   };
 }
 
@@ -135,6 +143,7 @@ function joined(
     shape: [heads! * (nope + width!), rank!],
     stored: [key!, value!],
     arrange: ([keys, values]) => joinKeyValue(keys!, values!, heads!, rank!),
+    arrangeRows: undefined,
   };
 }
 
@@ -161,7 +170,11 @@ function joinKeyValue<T extends Numbers>(keys: T, values: T, heads: number, rank
  * Puts the rows of each head from the order of interleaved pairs, (0, 1), (2, 3) ..., into that of two halves, in which
  * row i belongs to row i + d/2. This undoes `permute` of llama.cpp's `convert_hf_to_gguf.py`.
  */
-function separatePairs<T extends Numbers>(values: T, rows: number, headRows: number): T {
+function separatePairs<T extends Numbers | Uint8Array>(
+  values: T,
+  rows: number,
+  headRows: number,
+): T {
   // What is not whole heads of whole pairs is refused when the shape is checked.
   if (headRows % 2 !== 0 || rows % headRows !== 0) return values;
   const width = values.length / rows;

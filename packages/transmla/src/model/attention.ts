@@ -1,6 +1,7 @@
 import {
   add,
   attention,
+  cast,
   concat,
   matmul,
   rmsNorm,
@@ -53,6 +54,9 @@ export function linear(x: Tensor, { weight, bias }: Linear<Tensor>): Tensor {
   const y = matmul(x, weight.transpose());
   return bias ? add(y, bias) : y;
 }
+
+/** The same numbers in f32. */
+export const asFloat32 = (x: Tensor): Tensor => (x.dtype === "f32" ? x : cast(x, "f32"));
 
 /** Mask and scale of a layer's scores. */
 const masked = (scale: number, { window, cap }: AttentionContext): AttentionAttributes => ({
@@ -115,7 +119,7 @@ export function factoredAttention(
   ): Tensor => {
     const latent = context.cache.append(stream, linear(x, down).reshape([T, 1, rank]));
     const S = latent.shape[0]!;
-    return linear(latent.reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
+    return linear(asFloat32(latent).reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
   };
   const keys = expanded("keys", w.keyDown, w.keyUp, c.keyRank);
   const k = context.rotateAll(headNorm(keys, w.keyNorm, context));
@@ -204,8 +208,9 @@ const absorbedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
 };
 
 /** Expands keys and values of all positions for each head, as DeepSeek trains. */
-const expandedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
-  const S = cached.shape[0]!;
+const expandedAttention: Attend = (qNope, qRope, stored, w, c, context) => {
+  const S = stored.shape[0]!;
+  const cached = asFloat32(stored);
   const latent = cached.slice(2, 0, c.latentRank).reshape([S, c.latentRank]);
   const both = linear(latent, w.up).reshape([S, c.heads, c.nopeDim + c.valueDim]);
   const kRope = cached

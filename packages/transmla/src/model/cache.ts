@@ -1,13 +1,7 @@
-import {
-  ArgumentError,
-  byteLength,
-  fail,
-  StateError,
-  type Backend,
-  type DType,
-} from "@transmla/core";
+import { ArgumentError, fail, StateError, type Backend } from "@transmla/core";
 
-import type { AttentionConfig, ModelConfig, RopeConfig } from "./config/model-config.ts";
+import { cacheBytes, cacheStreams, type CacheDType } from "./cache-size.ts";
+import type { ModelConfig, RopeConfig } from "./config/model-config.ts";
 import { LayerCache } from "./layer-cache.ts";
 import { SequenceTables } from "./rope.ts";
 
@@ -17,6 +11,9 @@ import { SequenceTables } from "./rope.ts";
  */
 export class KeyValueCache implements Disposable {
   #length = 0;
+  readonly #config: ModelConfig;
+  /** How cached numbers are stored. */
+  readonly dtype: CacheDType;
   /** The most positions it can hold. */
   readonly capacity: number;
   /** One entry for each layer. */
@@ -25,10 +22,12 @@ export class KeyValueCache implements Disposable {
   readonly rotations: readonly (SequenceTables | undefined)[];
 
   /** @internal */
-  constructor(backend: Backend, config: ModelConfig, capacity: number, dtype: DType) {
+  constructor(backend: Backend, config: ModelConfig, capacity: number, dtype: CacheDType) {
     if (!Number.isInteger(capacity) || capacity < 1) {
       fail(ArgumentError, "cache", `capacity ${capacity} must be a positive integer`);
     }
+    this.#config = config;
+    this.dtype = dtype;
     this.capacity = capacity;
     const streams = cacheStreams(config.attention);
     this.layers = config.windows.map((window) => {
@@ -53,11 +52,7 @@ export class KeyValueCache implements Disposable {
    * more positions at most. The rotation tables are not counted.
    */
   get bytes(): number {
-    let total = 0;
-    for (const layer of this.layers) {
-      for (const { size, dtype } of layer.tensors) total += byteLength(dtype, size);
-    }
-    return total;
+    return cacheBytes(this.#config, this.capacity, this.dtype);
   }
 
   /** @internal Makes ready for more positions; throws unless they fit. */
@@ -108,21 +103,5 @@ export class KeyValueCache implements Disposable {
   [Symbol.dispose](): void {
     for (const layer of this.layers) for (const tensor of layer.tensors) tensor.dispose();
     for (const tables of new Set(this.rotations)) tables?.[Symbol.dispose]();
-  }
-}
-
-/** The streams of a layer's cache, with heads and width of each. */
-function cacheStreams(
-  attention: AttentionConfig,
-): Readonly<Record<string, readonly [heads: number, width: number]>> {
-  switch (attention.kind) {
-    case "grouped": {
-      const { kvHeads, headDim } = attention;
-      return { keys: [kvHeads, headDim], values: [kvHeads, headDim] };
-    }
-    case "factored":
-      return { keys: [1, attention.keyRank], values: [1, attention.valueRank] };
-    case "latent":
-      return { latent: [1, attention.latentRank + attention.ropeDim] };
   }
 }

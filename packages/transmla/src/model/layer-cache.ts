@@ -1,27 +1,6 @@
-import {
-  assign,
-  cast,
-  concat,
-  empty,
-  fail,
-  StateError,
-  type Backend,
-  type DType,
-  type Tensor,
-} from "@transmla/core";
+import { assign, empty, fail, StateError, type Backend, type Tensor } from "@transmla/core";
 
-/** Rows that a layer with a window holds beyond its window, so that old rows are moved out of the way only now and then. */
-const SLACK = 64;
-
-/**
- * How many positions a layer holds of a sequence.
- *
- * @param positions - Of the sequence.
- * @param window - How many a query sees; `undefined` for all.
- */
-export function heldPositions(positions: number, window: number | undefined): number {
-  return window === undefined ? positions : Math.min(positions, window - 1 + SLACK);
-}
+import { heldPositions, storedWidth, type CacheDType } from "./cache-size.ts";
 
 /** How a layer's streams are laid out. */
 export interface LayerCacheLayout {
@@ -32,7 +11,7 @@ export interface LayerCacheLayout {
   /** How many positions a query sees; `undefined` for all. */
   readonly window: number | undefined;
   /** How cached numbers are stored. */
-  readonly dtype: DType;
+  readonly dtype: CacheDType;
 }
 
 /** Rows of one stream, `[rows, G, width]`, of which the first belongs to the position `start`. */
@@ -41,11 +20,22 @@ interface Stream {
   start: number;
 }
 
+/** Rows to be written, whose last block may be wider than they are. */
+function emptyRows(
+  backend: Backend,
+  [count, heads, width]: readonly [number, number, number],
+  dtype: CacheDType,
+): Tensor {
+  using whole = empty(backend, [count, heads, storedWidth(width, dtype)], dtype);
+  return whole.slice(2, 0, width);
+}
+
 /** What one layer remembers of a sequence: all positions, or those that its window still reaches. */
 export class LayerCache {
   readonly #streams: ReadonlyMap<string, Stream>;
   readonly #window: number | undefined;
   readonly #length: () => number;
+  readonly #dtype: CacheDType;
 
   /** @internal */
   constructor(backend: Backend, layout: LayerCacheLayout, length: () => number) {
@@ -53,10 +43,11 @@ export class LayerCache {
     const rows = heldPositions(capacity, window);
     this.#window = window;
     this.#length = length;
+    this.#dtype = dtype;
     this.#streams = new Map(
       Object.entries(streams).map(([name, shape]) => [
         name,
-        { rows: empty(backend, [rows, ...shape], dtype), start: 0 },
+        { rows: emptyRows(backend, [rows, ...shape], dtype), start: 0 },
       ]),
     );
   }
@@ -94,8 +85,12 @@ export class LayerCache {
 
   /** Adds more rows than the stream holds: the last ones stay, and all that the new tokens see is returned. */
   #appendMany(stream: Stream, seen: Tensor, rows: Tensor, end: number): Tensor {
-    const all = concat([seen, cast(rows, stream.rows.dtype)], 0);
-    const [count, size] = [all.shape[0]!, stream.rows.shape[0]!];
+    const [size, heads, width] = stream.rows.shape as [number, number, number];
+    const [before, added] = [seen.shape[0]!, rows.shape[0]!];
+    const count = before + added;
+    const all = emptyRows(rows.backend, [count, heads, width], this.#dtype);
+    assign(all.slice(0, 0, before), seen);
+    assign(all.slice(0, before, count), rows);
     assign(stream.rows, all.slice(0, count - size, count));
     stream.start = end - size;
     return all;

@@ -1,16 +1,7 @@
-import {
-  add,
-  affine,
-  cast,
-  gather,
-  matmul,
-  rmsNorm,
-  scope,
-  unary,
-  type Tensor,
-} from "@transmla/core";
+import { add, affine, gather, matmul, rmsNorm, scope, unary, type Tensor } from "@transmla/core";
 
 import {
+  asFloat32,
   factoredAttention,
   groupedAttention,
   latentAttention,
@@ -138,5 +129,3 @@ function attend(
   if (w.kind === "latent" && c.kind === "latent") return latentAttention(x, w, c, context);
   throw new TypeError(`attention: ${w.kind} weights under a ${c.kind} configuration`);
 }
-
-const asFloat32 = (x: Tensor): Tensor => (x.dtype === "f32" ? x : cast(x, "f32"));

@@ -38,7 +38,7 @@ test("models beside a reference, and the pictures of it", async () => {
   expect(code).toBe(0);
   const rows = (JSON.parse(stdout) as { models: Record<string, number>[] }).models;
   expect(rows.map((row) => row["numbersPerTokenAndLayer"])).toEqual([256, ...caches]);
-  expect(rows.map((row) => row["bytesPerToken"])).toEqual([256, ...caches].map((n) => 12 * n));
+  expect(rows.map((row) => row["bytesPerToken"])).toEqual([256, ...caches].map((n) => 24 * n));
   const [original, small, large] = rows.map((row) => row["meanKl"]!);
   expect(original).toBe(0);
   expect(small).toBeGreaterThan(large!);

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 
 import { bundledModel } from "../../src/bundled.ts";
 import { loadModel } from "../../src/load.ts";
+import { cacheBytes } from "../../src/model/cache-size.ts";
 import { Model } from "../../src/model/model.ts";
 
 const backend = await cpuBackend();
@@ -44,12 +45,15 @@ test("bytes are layers x capacity x numbers x width", () => {
   expect(cache.bytes).toBe(6 * 10 * 256 * 4);
   using half = model.createCache(10, "bf16");
   expect(half.bytes).toBe(6 * 10 * 256 * 2);
+  using blocks = model.createCache(10, "q8");
+  expect(blocks.bytes).toBe((6 * 10 * 256 * 36) / 32);
+  expect(blocks.bytes).toBe(cacheBytes(model.config, 10, "q8"));
 });
 
-test("a bf16 cache gives nearly the same logits", async () => {
+test.each(["bf16", "q8"] as const)("a %s cache gives nearly the same logits", async (dtype) => {
   const ids = [10, 20, 30, 40, 50, 60];
   using exact = model.createCache(8);
-  using rounded = model.createCache(8, "bf16");
+  using rounded = model.createCache(8, dtype);
   const [a, b] = [await lastLogits(ids, exact), await lastLogits(ids, rounded)];
   const largest = Math.max(...a.map((x, i) => Math.abs(x - b[i]!)));
   expect(largest).toBeGreaterThan(0);

@@ -1,8 +1,8 @@
 // Latent attention as the library runs it: its two forms, its cache, and the bytes of that cache.
 import { fc } from "@fast-check/vitest";
-import type { DType } from "@transmla/core";
 import { expect } from "vitest";
 
+import { cacheDTypes } from "../../src/model/cache-size.ts";
 import { relativeError, SINGLE } from "./errors.ts";
 import { latentSizes } from "./inputs/layers.ts";
 import {
@@ -88,10 +88,10 @@ backendProperty(
   {
     id: "P7",
     statement:
-      "a cache of T positions takes (r + d_r) L T numbers of its dtype and the rotation tables, and grows no more when tokens pass",
+      "a cache of T positions takes (r + d_r) L T numbers of its dtype, in whole blocks for q8, and the rotation tables, and grows no more when tokens pass",
     tolerance: "exact",
   },
-  [latentSizes, fc.constantFrom<DType>("f32", "f16", "bf16")],
+  [latentSizes, fc.constantFrom(...cacheDTypes)],
   async (backend, size, dtype) => {
     const latent = latentModel(size);
     const { latentRank: r, ropeDim: dr, layers: L, tokens: T } = size;
@@ -100,7 +100,9 @@ backendProperty(
     using cache = model.createCache(T, dtype);
     const after = backend.memory().bytes;
 
-    expect(cache.bytes).toBe((r + dr) * L * T * (dtype === "f32" ? 4 : 2));
+    const bytes = { f32: 4 * (r + dr), f16: 2 * (r + dr), bf16: 2 * (r + dr) };
+    const blocks = 36 * Math.ceil((r + dr) / 32);
+    expect(cache.bytes).toBe((dtype === "q8" ? blocks : bytes[dtype]) * L * T);
     const tables = T * dr * 4; // cosines and sines of d_r / 2 pairs, f32
     expect(after - before).toBe(cache.bytes + tables);
 

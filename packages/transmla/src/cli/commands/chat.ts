@@ -3,7 +3,7 @@ import { createInterface } from "node:readline/promises";
 import { fail, UnsupportedError } from "@transmla/core";
 
 import type { ChatMessage } from "../../text/chat.ts";
-import { openModel, type CommandContext } from "../context.ts";
+import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { describeStatistics, generateOptions, streamText, type SamplingFlags } from "./generate.ts";
 
 /** The memory of a chat, in tokens: contexts of a million would not fit. */
@@ -12,16 +12,21 @@ const CHAT_POSITIONS = 8192;
 /** Talks with a model through its chat template. Each turn reuses the cache of what came before. */
 export async function chat(
   path: string,
-  { system, ...flags }: SamplingFlags & { readonly system?: string },
+  {
+    system,
+    weights,
+    kvDtype,
+    ...flags
+  }: SamplingFlags & StorageOptions & { readonly system?: string },
   context: CommandContext,
 ): Promise<void> {
   const { report, signal } = context;
-  using model = await openModel(path, context);
+  using model = await openModel(path, context, weights);
   const { chatTemplate, tokenizer } = model.assets;
   if (!chatTemplate || !tokenizer) {
     fail(UnsupportedError, "chat", "the model has no chat template; use transmla generate", path);
   }
-  using cache = model.createCache(Math.min(model.config.contextLength, CHAT_POSITIONS));
+  using cache = model.createCache(Math.min(model.config.contextLength, CHAT_POSITIONS), kvDtype);
   const messages: ChatMessage[] = system === undefined ? [] : [{ role: "system", content: system }];
   let cached: number[] = [];
   const terminal = createInterface({

@@ -1,17 +1,17 @@
 import { basename } from "node:path";
 
 import { compare, type Comparison } from "../../evaluate/evaluate.ts";
+import { cacheBytes, type CacheDType } from "../../model/cache-size.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
 import type { Model } from "../../model/model.ts";
 import { drawCharts, type Series } from "../../picture/chart.ts";
-import { openModel, type CommandContext } from "../context.ts";
-import { CACHE_BYTES, cacheBytes } from "../describe.ts";
+import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { readWindows, type TextOptions } from "../inputs.ts";
 import { formatBytes, formatCount } from "../report.ts";
 import { writeText } from "../write-text.ts";
 
 /** Options of `transmla compare`. */
-export interface CompareOptions extends TextOptions {
+export interface CompareOptions extends TextOptions, StorageOptions {
   readonly svg?: string;
 }
 
@@ -36,19 +36,26 @@ export async function compareCommand(
   const rows: Row[] = [];
   // Two models at a time: the reference runs again for each, and memory does not grow with their number.
   for (const path of others) {
-    using other = await openModel(path, context);
+    using other = await openModel(path, context, options.weights);
     const progress = report.progress(`comparing ${path}`);
     const [found] = await compare(first, [other], windows, {
       signal,
+      cacheDType: options.kvDtype,
       onProgress: (done, total) => progress({ done, total, unit: "windows" }),
     });
     const [expected, perplexity] = found!.perplexity;
     if (rows.length === 0) {
       const exact = { meanKl: 0, topAgreement: 1 };
-      rows.push({ model: reference, ...cacheOf(first), perplexity: expected, ...exact });
+      rows.push({ model: reference, ...cacheOf(first, "f32"), perplexity: expected, ...exact });
     }
     const { meanKl, topAgreement } = found!;
-    rows.push({ model: path, ...cacheOf(other), perplexity, meanKl, topAgreement });
+    rows.push({
+      model: path,
+      ...cacheOf(other, options.kvDtype),
+      perplexity,
+      meanKl,
+      topAgreement,
+    });
   }
   report.remark(`${from}; KL and top-1 agreement are those with ${reference}`);
   report.table([
@@ -62,15 +69,18 @@ export async function compareCommand(
       `${(100 * row.topAgreement).toFixed(2)} %`,
     ]),
   ]);
-  report.remark("Cached numbers are f16.");
+  report.remark(`Cached numbers are ${options.kvDtype}, those of the reference f32.`);
   if (options.svg !== undefined) await writeText(options.svg, drawRows(rows));
   report.result({ reference, text: from, models: rows });
 }
 
-function cacheOf({ config }: Model): Pick<Row, "numbersPerTokenAndLayer" | "bytesPerToken"> {
+function cacheOf(
+  { config }: Model,
+  dtype: CacheDType,
+): Pick<Row, "numbersPerTokenAndLayer" | "bytesPerToken"> {
   return {
     numbersPerTokenAndLayer: cacheWidth(config.attention),
-    bytesPerToken: cacheBytes(config, 1, CACHE_BYTES),
+    bytesPerToken: cacheBytes(config, 1, dtype),
   };
 }
 

@@ -4,10 +4,11 @@ import { bundledModel } from "../../bundled.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
 import { convert } from "../../convert/convert.ts";
 import { compare, cutWindows } from "../../evaluate/evaluate.ts";
+import { cacheBytes } from "../../model/cache-size.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
 import type { Model } from "../../model/model.ts";
 import { openModel, type CommandContext } from "../context.ts";
-import { cacheBytes, describeAttention, describeModel } from "../describe.ts";
+import { describeAttention, describeModel } from "../describe.ts";
 import { readTextFile } from "../inputs.ts";
 import { formatBytes, formatCount, formatSmall } from "../report.ts";
 import { streamText } from "./generate.ts";
@@ -68,7 +69,7 @@ export async function demo(context: CommandContext): Promise<number> {
         `${(100 * topAgreement).toFixed(2)} %`,
       ]),
     ]);
-    const cache = cacheBytes(config, config.contextLength, 4);
+    const cache = cacheBytes(config, config.contextLength, "f32");
     report.line(
       `These conversions are exact and keep the cache: ${formatBytes(cache)} for ${config.contextLength} tokens in f32.`,
     );

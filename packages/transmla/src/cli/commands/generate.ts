@@ -4,7 +4,7 @@ import {
   type GenerationStatistics,
 } from "../../generate/generate.ts";
 import type { Model } from "../../model/model.ts";
-import { openModel, type CommandContext } from "../context.ts";
+import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { formatBytes, type Report } from "../report.ts";
 
 /** Sampling flags as commander parses them. */
@@ -65,13 +65,19 @@ export async function streamText(
 /** Continues a prompt. */
 export async function generateCommand(
   path: string,
-  { prompt, ...flags }: SamplingFlags & { readonly prompt: string },
+  {
+    prompt,
+    weights,
+    kvDtype,
+    ...flags
+  }: SamplingFlags & StorageOptions & { readonly prompt: string },
   context: CommandContext,
 ): Promise<void> {
   const { report, signal, backend } = context;
-  using model = await openModel(path, context);
+  using model = await openModel(path, context, weights);
   report.write(prompt);
-  const result = await streamText(model, prompt, generateOptions(model, flags, signal), report);
+  const options = { ...generateOptions(model, flags, signal), cacheDType: kvDtype };
+  const result = await streamText(model, prompt, options, report);
   report.line();
   report.remark(
     `${describeStatistics(result.statistics)}, memory ${formatBytes(backend.memory().bytes)}`,

@@ -2,22 +2,18 @@ import type { Folder } from "../../checkpoint/folder.ts";
 import { openCheckpoint } from "../../checkpoint/shards.ts";
 import { planConversion, planTensors, type ConversionMethod } from "../../convert/conversion.ts";
 import { asFolder, readConfig } from "../../load.ts";
+import { cacheBytes, type CacheDType } from "../../model/cache-size.ts";
 import { parseConfig } from "../../model/config/families.ts";
 import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
-import { cacheBytes, describeAttention, describeModel } from "../describe.ts";
+import { describeAttention, describeModel } from "../describe.ts";
 import { formatBytes, formatCount, type Report } from "../report.ts";
 
 /** Options of `transmla info`. */
 export interface InfoOptions {
   readonly context?: number;
-  readonly kvDtype: string;
+  readonly kvDtype: CacheDType;
 }
-
-const bytesPerNumber: Readonly<Record<string, number>> = { f32: 4, f16: 2, bf16: 2 };
-
-/** The dtypes that `--kv-dtype` names. */
-export const kvDtypes: readonly string[] = Object.keys(bytesPerNumber);
 
 /** Prints what a model is, and the cache of the original and of each conversion. A `config.json` alone is enough. */
 export async function info(
@@ -36,14 +32,13 @@ export async function info(
     0,
   );
   const context = options.context ?? config.contextLength;
-  const bytes = bytesPerNumber[options.kvDtype]!;
   const forms = conversions(json, config, shapes).map(({ name, config: converted, reason }) => ({
     form: name,
     ...(converted
       ? {
           numbersPerTokenAndLayer: cacheWidth(converted.attention),
-          bytesPerToken: cacheBytes(converted, 1, bytes),
-          bytesPerContext: cacheBytes(converted, context, bytes),
+          bytesPerToken: cacheBytes(converted, 1, options.kvDtype),
+          bytesPerContext: cacheBytes(converted, context, options.kvDtype),
         }
       : { reason }),
   }));

@@ -1,13 +1,13 @@
 import { ArgumentError, fail } from "@transmla/core";
 
 import { writeTensorFile } from "../../checkpoint/disk.ts";
-import { openModel, type CommandContext } from "../context.ts";
+import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { readTokenRows } from "../inputs.ts";
 
 /** Writes the logits `[T, vocab]` of given token ids, to compare with other runtimes. */
 export async function logits(
   path: string,
-  options: { readonly tokens: string; readonly out: string },
+  options: StorageOptions & { readonly tokens: string; readonly out: string },
   context: CommandContext,
 ): Promise<void> {
   const { report } = context;
@@ -20,7 +20,7 @@ export async function logits(
       options.tokens,
     );
   const ids = rows[0]!;
-  using model = await openModel(path, context);
+  using model = await openModel(path, context, options.weights);
   if (ids.length > model.config.contextLength) {
     fail(
       ArgumentError,
@@ -29,7 +29,7 @@ export async function logits(
       options.tokens,
     );
   }
-  using cache = model.createCache(ids.length);
+  using cache = model.createCache(ids.length, options.kvDtype);
   using all = model.forward(ids, cache, { logits: "all" });
   const shape = [ids.length, model.config.vocabSize];
   await writeTensorFile(

@@ -1,10 +1,10 @@
 import { compare } from "../../evaluate/evaluate.ts";
-import { openModel, type CommandContext } from "../context.ts";
+import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { readWindows, type TextOptions } from "../inputs.ts";
 import { formatSmall } from "../report.ts";
 
 /** Options of `transmla verify`. */
-export interface VerifyOptions extends TextOptions {
+export interface VerifyOptions extends TextOptions, StorageOptions {
   readonly tolerance: number;
 }
 
@@ -17,11 +17,12 @@ export async function verify(
 ): Promise<number> {
   const { report, signal } = context;
   using first = await openModel(a, context);
-  using second = await openModel(b, context);
+  using second = await openModel(b, context, options.weights);
   const { windows, from } = await readWindows(first, options);
   const progress = report.progress("comparing");
   const [result] = await compare(first, [second], windows, {
     signal,
+    cacheDType: options.kvDtype,
     onProgress: (done, total) => progress({ done, total, unit: "windows" }),
   });
   if (!result) throw new TypeError("verify: nothing was compared");

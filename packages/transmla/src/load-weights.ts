@@ -1,0 +1,70 @@
+import {
+  asHostArray,
+  BLOCK_SIZE,
+  decode,
+  isBlock,
+  tensor,
+  type Backend,
+  type DType,
+  type Tensor,
+} from "@transmla/core";
+
+import type { TensorSource } from "./checkpoint/tensors.ts";
+
+/** The widest form in which a model holds its matrices. */
+export type WeightDType = "f32" | "bf16" | "q8" | "q4";
+
+/** All of them, widest first. */
+export const weightDTypes: readonly WeightDType[] = ["f32", "bf16", "q8", "q4"];
+
+const bits: Readonly<Record<DType, number>> = {
+  f32: 32,
+  i32: 32,
+  u32: 32,
+  f16: 16,
+  bf16: 16,
+  q8: 8,
+  q4: 4,
+};
+
+/** Routers choose experts: a small error sends a token elsewhere, and they are small. */
+const router = /\.gate\.weight$/;
+
+/**
+ * How a weight is held. Vectors and routers are f32. Matrices stay in the form in which they are stored, exactly, unless it
+ * is wider than asked for; then they are rounded. Blocks need whole ones: other matrices are bf16 at least.
+ */
+function heldDType(
+  name: string,
+  shape: readonly number[],
+  stored: DType,
+  widest: WeightDType,
+): DType {
+  if (shape.length < 2 || router.test(name)) return "f32";
+  const held = bits[stored] <= bits[widest] ? stored : widest;
+  const whole = shape.at(-1)! % BLOCK_SIZE === 0;
+  if (!isBlock(held) || whole) return held;
+  return bits[stored] <= bits.bf16 ? stored : "bf16";
+}
+
+/**
+ * Reads a weight of a checkpoint.
+ *
+ * @param backend - Where it goes.
+ * @param source - The checkpoint.
+ * @param name - Its name.
+ * @param widest - The widest form in which a matrix is held.
+ */
+export async function loadWeight(
+  backend: Backend,
+  source: TensorSource,
+  name: string,
+  widest: WeightDType,
+): Promise<Tensor> {
+  const { shape } = source.tensors.get(name)!;
+  const stored = await source.stored(name);
+  const held = heldDType(name, shape, stored.dtype, widest);
+  const elements = asHostArray(stored.bytes, stored.dtype);
+  const values = held === stored.dtype ? elements : decode(elements, stored.dtype);
+  return tensor(backend, values, shape, held);
+}

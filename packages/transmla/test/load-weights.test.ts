@@ -1,0 +1,116 @@
+import { cpuBackend } from "@transmla/backend-cpu";
+import type { DType } from "@transmla/core";
+import { afterEach, expect, test } from "vitest";
+
+import { bundledModel } from "../src/bundled.ts";
+import { blobFolder, type Folder } from "../src/checkpoint/folder.ts";
+import { compare, cutWindows } from "../src/evaluate/evaluate.ts";
+import { createRandom } from "../src/generate/random.ts";
+import type { WeightDType } from "../src/load-weights.ts";
+import { loadModel } from "../src/load.ts";
+import type { CacheDType } from "../src/model/cache-size.ts";
+import type { Model } from "../src/model/model.ts";
+import { written } from "./checkpoint/files.ts";
+
+const backend = await cpuBackend();
+afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
+
+const dtypesOf = ({ tensors }: Model, pattern: RegExp): DType[] => [
+  ...new Set([...tensors].filter(([name]) => pattern.test(name)).map(([, { dtype }]) => dtype)),
+];
+
+const loaded = (weights?: WeightDType): Promise<Model> =>
+  loadModel(bundledModel, { backend, weights });
+
+const vectors = /norm\.weight$/;
+const matrices = /(?:proj|embed_tokens)\.weight$/;
+
+test.each([
+  [undefined, 0],
+  ["bf16", 1e-4],
+  ["q8", 1e-3],
+  ["q4", 0.1],
+] as const)("weights held as %s diverge by less than %s nats", async (weights, limit) => {
+  using exact = await loaded();
+  using model = await loaded(weights);
+  // The bundled model is stored in bf16, and bf16 is what f32 leaves of it.
+  expect(dtypesOf(model, matrices)).toEqual([weights ?? "bf16"]);
+  expect(dtypesOf(model, vectors)).toEqual(["f32"]);
+  expect(dtypesOf(model, /./).length).toBeLessThanOrEqual(2);
+  const ids = exact.assets.tokenizer!.encode(
+    "First Citizen:\nBefore we proceed any further, hear me speak.",
+  );
+  const [found] = await compare(exact, [model], cutWindows(ids, 64));
+  expect(found!.meanKl).toBeLessThanOrEqual(limit);
+});
+
+test("cached numbers in fewer bits diverge a little", async () => {
+  using model = await loaded();
+  const ids = model.assets.tokenizer!.encode(
+    "KING RICHARD III:\nA horse! a horse! my kingdom for a horse!",
+  );
+  const windows = cutWindows(ids, 64);
+  const divergence = async (cacheDType: CacheDType): Promise<number> => {
+    return (await compare(model, [model], windows, { cacheDType }))[0]!.meanKl;
+  };
+  expect(await divergence("f32")).toBe(0);
+  for (const dtype of ["bf16", "q8"] as const) {
+    const kl = await divergence(dtype);
+    expect(kl).toBeGreaterThan(0);
+    expect(kl).toBeLessThan(1e-3);
+  }
+});
+
+/** A model whose hidden size is not a multiple of 32. */
+async function narrowFolder(): Promise<Folder> {
+  const random = createRandom(5);
+  const shapes = Object.entries({
+    "model.embed_tokens": [10, 24],
+    "model.norm": [24],
+    ...Object.fromEntries(
+      Object.entries({
+        "self_attn.q_proj": [32, 24],
+        "self_attn.k_proj": [16, 24],
+        "self_attn.v_proj": [16, 24],
+        "self_attn.o_proj": [24, 32],
+        "mlp.gate_proj": [32, 24],
+        "mlp.up_proj": [32, 24],
+        "mlp.down_proj": [24, 32],
+        input_layernorm: [24],
+        post_attention_layernorm: [24],
+      }).map(([name, shape]) => [`model.layers.0.${name}`, shape]),
+    ),
+  });
+  const filled = shapes.map(([name, shape]) => {
+    const length = shape.reduce((product, size) => product * size, 1);
+    const values = Array.from({ length }, () => random() - 0.5);
+    return { name: `${name}.weight`, dtype: "F32" as const, shape, values };
+  });
+  const config = {
+    architectures: ["LlamaForCausalLM"],
+    model_type: "llama",
+    hidden_size: 24,
+    intermediate_size: 32,
+    num_hidden_layers: 1,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    head_dim: 8,
+    vocab_size: 10,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10_000,
+    max_position_embeddings: 32,
+    tie_word_embeddings: true,
+    hidden_act: "silu",
+  };
+  const files = await written(filled);
+  return blobFolder(new Map([...files, ["config.json", new Blob([JSON.stringify(config)])]]));
+}
+
+test("matrices that are no whole blocks are bf16", async () => {
+  using model = await loadModel(await narrowFolder(), { backend, weights: "q4" });
+  expect(dtypesOf(model, /q_proj|embed/)).toEqual(["bf16"]);
+  expect(dtypesOf(model, /o_proj|down_proj/)).toEqual(["q4"]);
+  using cache = model.createCache(4, "q8");
+  using logits = model.forward([1, 2, 3], cache);
+  expect([...(await logits.read())].every(Number.isFinite)).toBe(true);
+});
