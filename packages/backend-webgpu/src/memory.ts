@@ -162,7 +162,7 @@ export class DeviceMemory {
       );
     }
     const size = Math.min(sizeClass(bytes), limit);
-    const pooled = this.#pool.get(size)?.pop();
+    const pooled = takeFirst(this.#pool.get(size) ?? []);
     if (pooled) this.#pooled -= size;
     const block = pooled ?? this.#create(size, bytes);
     this.#live += block.size;
@@ -176,6 +176,17 @@ export class DeviceMemory {
     const gpu = this.#checks.checked(operation, () => this.#device.createBuffer({ size, usage }));
     return { id: this.#nextId++, gpu, size, batch: -1 };
   }
+}
+
+/** Takes the oldest block, so that work that is repeated meets the same buffers, and their bind groups, again. */
+function takeFirst(blocks: Block[]): Block | undefined {
+  let first = 0;
+  for (let i = 1; i < blocks.length; i++) if (blocks[i]!.id < blocks[first]!.id) first = i;
+  const last = blocks.pop();
+  if (first >= blocks.length) return last;
+  const taken = blocks[first];
+  blocks[first] = last!;
+  return taken;
 }
 
 /** The size of the buffer that serves a request. */

@@ -39,6 +39,8 @@ export interface RecorderCount {
   readonly bytesRead: number;
   /** Bytes copied from the host, parameters of kernels not counted. */
   readonly bytesWritten: number;
+  /** Bind groups that are kept: one for each combination of buffers that kernels were given. */
+  readonly bindGroups: number;
 }
 
 /** The values of a shader's parameters. */
@@ -81,12 +83,7 @@ export class Recorder {
 
   /** What was done so far. */
   get count(): RecorderCount {
-    return { ...this.#count };
-  }
-
-  /** The buffers that bind groups are kept for. */
-  get cachedGroups(): number {
-    return this.#groups.size;
+    return { ...this.#count, bindGroups: this.#groups.size };
   }
 
   /**

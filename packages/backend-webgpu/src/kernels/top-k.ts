@@ -6,11 +6,12 @@ import { INDEXING, scalarType } from "../wgsl.ts";
 import { enterRow, planRows, rowGroups, rowWorkgroup } from "./rows.ts";
 import { rowBlocks } from "./views.ts";
 
-/** Unsigned integers in the order of the elements; -0 and 0 are equal. */
+/** Unsigned integers in the order of the elements; -0 and 0 are equal, and NaN is above all numbers. */
 const keys = {
   f32: `fn key_of(x: f32) -> u32 {
   let bits = bitcast<u32>(x);
   if ((bits << 1u) == 0u) { return 0x80000000u; }
+  if ((bits & 0x7fffffffu) > 0x7f800000u) { return 0xffffffffu; }
   return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
 }`,
   i32: "fn key_of(x: i32) -> u32 { return bitcast<u32>(x) ^ 0x80000000u; }",

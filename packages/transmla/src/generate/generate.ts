@@ -5,7 +5,8 @@ import type { KeyValueCache } from "../model/cache.ts";
 import type { Model } from "../model/model.ts";
 import { createTextStream, type TextStream } from "../text/stream.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { createSampler, type SamplingOptions } from "./sampling.ts";
+import { nextLogits, type NextLogits } from "./next-logits.ts";
+import { createSampler, decidingLogits, type SamplingOptions } from "./sampling.ts";
 import { createStopMatcher, type StopMatch, type StopMatcher } from "./stop.ts";
 
 /** How many prompt tokens pass the model at a time, so that an abort is noticed. */
@@ -78,6 +79,7 @@ export async function* generate(
   options: GenerateOptions = {},
 ): AsyncGenerator<GeneratedPiece, void, undefined> {
   const sampler = createSampler(options);
+  const largest = decidingLogits(options);
   const ids = typeof prompt === "string" ? encodePrompt(model, prompt) : [...prompt];
   const promptTokens = ids.length;
   const maxTokens = checkLength(model, ids, options);
@@ -90,11 +92,12 @@ export async function* generate(
   const clock = new Clock();
   let reason: GenerationStatistics["reason"] = "length";
   try {
-    let logits = await prefill(model, ids, cache, options.signal);
+    let next = await prefill(model, ids, cache, largest, options.signal);
     clock.prefilled();
     for (;;) {
       options.signal?.throwIfAborted();
-      const id = sampler(logits, ids);
+      const index = sampler(next.logits, ids);
+      const id = next.ids?.[index] ?? index;
       if (ends.has(id)) {
         reason = "end";
         const rest = text.end();
@@ -107,7 +110,7 @@ export async function* generate(
       yield { id, text: piece.text };
       if (piece.stopped) reason = "stop";
       if (piece.stopped || last) break;
-      logits = await nextLogits(model, [id], cache);
+      next = await nextLogits(model, [id], cache, largest);
     }
     options.onFinish?.(
       clock.statistics(reason, promptTokens, ids.length - promptTokens, cache.bytes),
@@ -174,23 +177,15 @@ async function prefill(
   model: Model,
   ids: readonly number[],
   cache: KeyValueCache,
+  largest: number | undefined,
   signal: AbortSignal | undefined,
-): Promise<Float32Array> {
+): Promise<NextLogits> {
   let start = 0;
   for (; start + PREFILL_CHUNK < ids.length; start += PREFILL_CHUNK) {
     signal?.throwIfAborted();
-    await nextLogits(model, ids.slice(start, start + PREFILL_CHUNK), cache);
+    await nextLogits(model, ids.slice(start, start + PREFILL_CHUNK), cache, largest);
   }
-  return nextLogits(model, ids.slice(start), cache);
-}
-
-async function nextLogits(
-  model: Model,
-  ids: readonly number[],
-  cache: KeyValueCache,
-): Promise<Float32Array> {
-  using logits = model.forward(ids, cache);
-  return logits.read();
+  return nextLogits(model, ids.slice(start), cache, largest);
 }
 
 /** Times the two phases. */

@@ -67,6 +67,17 @@ export function createSampler(options: SamplingOptions): Sampler {
 }
 
 /**
+ * How many of the largest logits decide about the next token, whatever the others are; undefined where all may matter.
+ *
+ * @param options - As for {@link createSampler}.
+ */
+export function decidingLogits(options: SamplingOptions): number | undefined {
+  if ((options.repetitionPenalty ?? 1) !== 1) return undefined;
+  if (temperatureOf(options) === 0) return 1;
+  return options.topK === 0 ? undefined : options.topK;
+}
+
+/**
  * The index of the greatest logit, of the lowest id among equals.
  *
  * @param logits - One for each token.
