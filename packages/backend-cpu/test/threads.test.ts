@@ -8,6 +8,7 @@ import {
   rmsNorm,
   scope,
   softmax,
+  svd,
   tensor,
   type Backend,
   type DType,
@@ -192,6 +193,38 @@ describe("a backend with threads", () => {
       expect(results[2]).toEqual(results[0]);
     });
   }
+
+  test("factorisations: the same bits", async () => {
+    const factors: Float32Array[][] = [];
+    for (const threads of [1, 2, 3]) {
+      const backend = backendOn(new Memory(2 ** 32, { threads, worth: always }));
+      const a = tensor(backend, values(150 * 110, 4), [150, 110]);
+      if (threads > 1)
+        await untilShared(() => scope(() => product(backend, 37, 601, 263)).dispose());
+      const { u, s, v } = await svd(a);
+      factors.push(await Promise.all([u, s, v].map((factor) => factor.read())));
+      backend.dispose();
+      vi.restoreAllMocks();
+    }
+    expect(factors[1]).toEqual(factors[0]);
+    expect(factors[2]).toEqual(factors[0]);
+  });
+
+  test("a memory without room for jobs leaves all work to the caller", async () => {
+    const post = vi.spyOn(Pool.prototype, "post");
+    const [page, size] = [65_536, 64 * 64];
+    const results: Float32Array[] = [];
+    for (const threads of [1, 2]) {
+      const backend = backendOn(new Memory(page, { threads, worth: always }));
+      const x = tensor(backend, values(size, 1), [64, 64]);
+      const rest = page / 4 - 2 * size; // what is left is the result
+      tensor(backend, new Float32Array(rest), [rest]);
+      results.push(await softmax(x).read());
+      backend.dispose();
+    }
+    expect(post).toHaveReturnedWith(false);
+    expect(results[1]).toEqual(results[0]);
+  });
 
   test("small work is not divided", () => {
     const post = vi.spyOn(Pool.prototype, "post");

@@ -2,7 +2,7 @@ import { BackendError } from "@transmla/core";
 import { plainBlas, type Blas, type Block } from "@transmla/core/linalg";
 
 import type { Memory } from "../memory.ts";
-import type { Kernels } from "../simd/kernels.ts";
+import type { Call, Kernels } from "../simd/kernels.ts";
 
 // Sizes of packed blocks: one of each factor fits the second-level cache.
 const BLOCK_ROWS = 96;
@@ -20,7 +20,13 @@ const LONGEST_VECTOR = BLOCK_ROWS * BLOCK_DEPTH;
 
 const BYTES = 8;
 
-/** Scratch, as indices into f64. */
+/** How many multiplications with additions one thread does in a nanosecond, about. */
+const RATE = 10;
+
+/** Threads share the rows of a vector in multiples of a cache line. */
+const LINE = 8;
+
+/** Scratch of one thread, as indices into f64. */
 interface Panels {
   readonly left: number;
   readonly right: number;
@@ -30,7 +36,8 @@ interface Panels {
 /** What is set aside for one factorisation. The memory must not grow meanwhile. */
 interface Storage {
   readonly f64: Float64Array;
-  readonly panels: Panels;
+  /** Of each thread. */
+  readonly panels: readonly Panels[];
   readonly end: number;
   /** The next entry to give away. */
   free: number;
@@ -121,11 +128,11 @@ type Operands = readonly [a: Block, b: Block, c: Block];
 function setAside(memory: Memory, kernels: Kernels, length: number): Storage | undefined {
   const take = (count: number): number => memory.scratch(2 * count) / 2;
   try {
-    const panels: Panels = {
+    const panels = Array.from({ length: kernels.threads }, () => ({
       left: take(BLOCK_ROWS * BLOCK_DEPTH),
       right: take(BLOCK_COLUMNS * BLOCK_DEPTH),
       tile: take(kernels.tile.rows * kernels.tile.f64),
-    };
+    }));
     const free = take(length);
     return { f64: memory.f64, panels, free, end: free + length };
   } catch (error) {
@@ -151,13 +158,13 @@ function spanOf({ rows, cols, rowStride, colStride }: Block): number {
 /** `c <- c + alpha a b` in the memory. */
 function addProduct(
   kernels: Kernels,
-  panels: Panels,
+  panels: readonly Panels[],
   alpha: number,
   a: Block,
   b: Block,
   c: Block,
 ): void {
-  if (c.cols === 1) multiplyVector(kernels, panels, alpha, a, b, c);
+  if (c.cols === 1) multiplyVector(kernels, panels[0]!.left, alpha, a, b, c);
   else if (c.rows === 1 || c.colStride !== 1) {
     addProduct(kernels, panels, alpha, transposed(b), transposed(a), transposed(c));
   } else multiplyBlocks(kernels, panels, alpha, a, b, c);
@@ -184,7 +191,7 @@ function scale(beta: number, { data, offset, rows, cols, rowStride, colStride }:
 /** `y <- y + alpha a x` for columns `x` and `y`. */
 function multiplyVector(
   kernels: Kernels,
-  { left: vector }: Panels,
+  vector: number,
   alpha: number,
   a: Block,
   x: Block,
@@ -197,36 +204,59 @@ function multiplyVector(
     plainBlas.gemm(alpha, a, x, 1, y);
     return;
   }
-  const to = y.offset * BYTES;
   for (let start = 0; start < x.rows; start += LONGEST_VECTOR) {
     const count = Math.min(LONGEST_VECTOR, x.rows - start);
     for (let i = 0; i < count; i++) {
       data[vector + i] = alpha * data[x.offset + (start + i) * x.rowStride]!;
     }
-    const matrix = (a.offset + start * a.colStride) * BYTES;
-    if (adjacentRows) {
-      const [line, step] = [a.rowStride * BYTES, y.rowStride * BYTES];
-      kernels.get("dots1 f64")(vector * BYTES, 0, matrix, line, to, 0, step, a.rows, count, 1);
-    } else {
-      const line = a.colStride * BYTES;
-      kernels.get("combine1 f64")(vector * BYTES, 0, matrix, line, to, 0, BYTES, count, a.rows);
-    }
+    const work = { items: a.rows, multiple: LINE, nanoseconds: (a.rows * count) / RATE };
+    kernels.split(work, (call, begin, end) => {
+      const rows = end - begin;
+      const matrix = part(a, begin, rows, start, count).offset * BYTES;
+      const to = part(y, begin, rows, 0, 1).offset * BYTES;
+      if (adjacentRows) {
+        const [line, step] = [a.rowStride * BYTES, y.rowStride * BYTES];
+        call("dots1 f64", vector * BYTES, 0, matrix, line, to, 0, step, rows, count, 1);
+      } else {
+        const line = a.colStride * BYTES;
+        call("combine1 f64", vector * BYTES, 0, matrix, line, to, 0, BYTES, count, rows);
+      }
+    });
   }
 }
 
 /** `c <- c + alpha a b` where the rows of `c` are contiguous, by packed blocks. */
 function multiplyBlocks(
   kernels: Kernels,
-  { left, right, tile }: Panels,
+  panels: readonly Panels[],
   alpha: number,
   a: Block,
   b: Block,
   c: Block,
 ): void {
-  const { data } = a;
+  const [m, n] = [c.rows, c.cols];
+  const byColumns = n >= m;
+  const [items, multiple] = byColumns ? [n, kernels.tile.f64] : [m, kernels.tile.rows];
+  const work = { items, multiple, nanoseconds: (m * a.cols * n) / RATE };
+  kernels.split(work, (call, begin, end, thread) => {
+    const count = end - begin;
+    const [left, right, out] = byColumns
+      ? [a, part(b, 0, b.rows, begin, count), part(c, 0, m, begin, count)]
+      : [part(a, begin, count, 0, a.cols), b, part(c, begin, count, 0, n)];
+    multiplyShare(call, kernels.tile.rows, panels[thread]!, alpha, [left, right, out]);
+  });
+}
+
+function multiplyShare(
+  call: Call,
+  tileRows: number,
+  { left, right, tile }: Panels,
+  alpha: number,
+  [a, b, c]: Operands,
+): void {
   const pack = (kernel: "packRows f64" | "packColumns f64", x: Block, to: number): void => {
     const [at, line, step] = [x.offset, x.rowStride, x.colStride].map((n) => n * BYTES);
-    kernels.get(kernel)(at!, line!, step!, x.rows, x.cols, to * BYTES);
+    call(kernel, at!, line!, step!, x.rows, x.cols, to * BYTES);
   };
   for (let j = 0; j < c.cols; j += BLOCK_COLUMNS) {
     const cols = Math.min(BLOCK_COLUMNS, c.cols - j);
@@ -236,9 +266,10 @@ function multiplyBlocks(
       for (let i = 0; i < c.rows; i += BLOCK_ROWS) {
         const rows = Math.min(BLOCK_ROWS, c.rows - i);
         pack("packRows f64", part(a, i, rows, p, depth), left);
-        const packed = Math.ceil(rows / kernels.tile.rows) * kernels.tile.rows * depth;
-        if (alpha !== 1) multiplyAll(data, left, packed, alpha);
-        kernels.get("multiplyPanels f64")(
+        const packed = Math.ceil(rows / tileRows) * tileRows * depth;
+        if (alpha !== 1) call("scale f64", left * BYTES, packed, alpha);
+        call(
+          "multiplyPanels f64",
           left * BYTES,
           right * BYTES,
           part(c, i, rows, j, cols).offset * BYTES,
@@ -252,8 +283,4 @@ function multiplyBlocks(
       }
     }
   }
-}
-
-function multiplyAll(data: Float64Array, from: number, count: number, factor: number): void {
-  for (let i = from; i < from + count; i++) data[i]! *= factor;
 }

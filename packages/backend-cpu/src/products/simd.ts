@@ -1,3 +1,5 @@
+import type { DType } from "@transmla/core";
+
 import { widen } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
@@ -20,8 +22,13 @@ const BLOCK_ROWS = 192;
 const BLOCK_COLUMNS = 512;
 const BLOCK_DEPTH = 512;
 
-/** Up to this many rows the other matrix is read where it lies, once for each four rows. */
-const FEW = 4;
+/**
+ * Up to this many rows the other matrix is read where it lies, once for each four rows: wider elements are cheaper to pack
+ * than to read again.
+ */
+const FEW = { half: 8, single: 4 } as const;
+
+const fewFor = (dtype: DType): number => (isHalf(dtype) ? FEW.half : FEW.single);
 
 /** Where packed blocks lie, as indices into f32. */
 interface Panels {
@@ -46,17 +53,23 @@ export function takeSimdProduct(
   b: Unplaced,
 ): Product {
   const panels = takePanels(memory, kernels, a, b);
-  const wide = memory.scratch(isHalf(a.dtype) ? Math.min(a.rows, FEW) * a.columns : 0);
+  const wide = memory.scratch(isHalf(a.dtype) ? Math.min(a.rows, FEW.half) * a.columns : 0);
   return (left, right, out, accumulate) => {
     const [x, w] = [withSteps(left), withSteps(right)];
+    const isFew = x.rows <= fewFor(w.dtype);
     if (x.columns === 0) {
       if (!accumulate) clear(memory, out);
-    } else if (x.rows <= FEW && x.columnStep === 1 && w.rowStep === 1) {
+    } else if (isFew && x.columnStep === 1 && w.rowStep === 1) {
       dots(kernels, widened(memory, x, wide), w, out, accumulate);
-    } else if (x.rows <= FEW && w.columnStep === 1) {
+    } else if (isFew && w.columnStep === 1) {
       if (!accumulate) clear(memory, out);
       combine(kernels, widened(memory, x, wide), w, out);
-    } else if (w.columns <= FEW && !isHalf(w.dtype) && x.columnStep === 1 && w.rowStep === 1) {
+    } else if (
+      w.columns <= FEW.single &&
+      !isHalf(w.dtype) &&
+      x.columnStep === 1 &&
+      w.rowStep === 1
+    ) {
       dots(kernels, transposed(w), transposed(x), transposed(out), accumulate);
     } else multiplyBlocks(kernels, panels, x, w, out, accumulate);
   };

@@ -19,6 +19,7 @@ import {
   defineGate,
   defineMaximum,
   defineScale,
+  defineScaleDoubles,
   defineSumOfSquares,
   defineWeigh,
   RUN,
@@ -59,6 +60,7 @@ export type KernelName =
   | `${"packRows" | "packColumns"} ${StoredFormat}`
   | `${"dots" | "combine"}${FewRows} ${FloatFormat}`
   | `${"dots" | "combine"}1 f64`
+  | "scale f64"
   | `${`dots${FewRows}` | "widen"} ${BlockDType}`;
 
 type DefineLines = (module: ModuleBuilder, name: string, lanes: Lanes) => void;
@@ -90,6 +92,7 @@ export const kernelNames: readonly KernelName[] = [
   }),
   "dots1 f64",
   "combine1 f64",
+  "scale f64",
   ...(["q8", "q4"] as const).flatMap((format) => {
     return [
       `widen ${format}`,
@@ -126,7 +129,8 @@ export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer
   } else {
     const format = formats[storage];
     const tile = tileFor(target.relaxed, target.revectorized ?? false);
-    if (name === "multiplyPanels") definePanelProduct(module, lanes, tile);
+    if (name === "scale") defineScaleDoubles(module);
+    else if (name === "multiplyPanels") definePanelProduct(module, lanes, tile);
     else if (name === "packRows") definePack(module, lanes, format, tile.rows);
     else if (name === "packColumns") definePack(module, lanes, format, tile.vectors * lanes.count);
     else if (name.startsWith("dots")) defineDots(module, lanes, format, rows);
@@ -237,18 +241,17 @@ export class Kernels {
     const run = (call: Call, index: number): void => {
       share(call, Math.min(index * size, items), Math.min((index + 1) * size, items), index);
     };
-    let posted = 0;
+    const posted: number[] = [];
     try {
-      for (let index = 1; index < parts; index++, posted++) {
-        pool.post(
-          posted,
-          recorded((call) => run(call, index)),
-        );
+      for (let index = 1; index < parts; index++) {
+        const job = recorded((call) => run(call, index));
+        if (pool.post(index - 1, job)) posted.push(index);
+        else run(this.#call, index);
       }
       run(this.#call, 0);
     } finally {
       // Also when something was thrown: scratch must not be given back while a worker uses it.
-      for (let index = 1; index <= posted; index++) {
+      for (const index of posted) {
         if (!pool.collect(index - 1)) run(this.#call, index);
       }
     }

@@ -7,7 +7,7 @@ import {
   type Local,
   type ModuleBuilder,
 } from "../wasm/module.ts";
-import { f32, i32 } from "../wasm/scalar.ts";
+import { f32, f64, i32 } from "../wasm/scalar.ts";
 import { f32x4, i32x4, v128 } from "../wasm/vector.ts";
 import { exponential } from "./exponential.ts";
 import type { Lanes } from "./lanes.ts";
@@ -172,6 +172,26 @@ export function defineScale(module: ModuleBuilder, name: string): Call<typeof sc
         ]),
       ];
     },
+  });
+}
+
+/**
+ * Adds `run(at, count, factor)` to a module: multiplies f64 in place.
+ *
+ * @param module - Where it goes.
+ */
+export function defineScaleDoubles(module: ModuleBuilder): void {
+  module.define(RUN, {
+    parameters: { at: "i32", count: "i32", factor: "f64" },
+    body: (_, { at, count, factor }) => [
+      until(
+        count,
+        i32.const(0),
+        f64.store(at, f64.mul(f64.load(at), factor)),
+        increase(at, 8),
+        increase(count, -1),
+      ),
+    ],
   });
 }
 

@@ -67,16 +67,18 @@ export class Pool {
    *
    * @param index - Which worker. It is started where it has not been.
    * @param job - What it does.
+   * @returns Whether the memory had room for the job.
    */
-  post(index: number, job: Job): void {
+  post(index: number, job: Job): boolean {
     this.requireHealth();
     const member = (this.#members[index] ??= this.#start());
     const { control } = member;
-    this.#write(member, job);
+    if (!this.#write(member, job)) return false;
     Atomics.store(control, CONTROL.state, POSTED);
     if (Atomics.load(control, CONTROL.listens) === LISTENS.asleep) {
       Atomics.notify(control, CONTROL.state);
     }
+    return true;
   }
 
   /**
@@ -130,13 +132,15 @@ export class Pool {
   }
 
   /** Puts a job into the memory: modules of kernels that are new to the worker, calls, and the bytes of the modules. */
-  #write(member: Member, { numbers, kernels }: Job): void {
+  #write(member: Member, { numbers, kernels }: Job): boolean {
     const { control, known } = member;
     const added = [...kernels].filter((kernel) => !known.has(kernel));
     const modules = added.map((kernel) => this.#moduleOf(kernel));
     const length = 4 * added.length + numbers.length;
     const bytes = 8 * length + modules.reduce((sum, module) => sum + module.byteLength, 0);
-    const { offset } = this.#room(member, bytes);
+    const room = this.#room(member, bytes);
+    if (!room) return false;
+    const { offset } = room;
     const { buffer } = this.#memory.shared;
     let at = offset + 8 * length;
     const introductions = added.flatMap((kernel, i) => {
@@ -151,13 +155,19 @@ export class Pool {
     control[CONTROL.at] = offset / 8;
     control[CONTROL.length] = length;
     member.posted = added;
+    return true;
   }
 
-  #room(member: Member, bytes: number): Block {
+  #room(member: Member, bytes: number): Block | null {
     if (member.block && member.block.size >= bytes) return member.block;
     if (member.block) this.#memory.release(member.block);
     member.block = null;
-    return (member.block = this.#memory.reserve(Math.max(2 * bytes, 4096)));
+    try {
+      member.block = this.#memory.reserve(Math.max(2 * bytes, 4096));
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error;
+    }
+    return member.block;
   }
 }
 
