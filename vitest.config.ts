@@ -13,9 +13,10 @@ Object.assign(process.env, gpu?.env);
 /** In CI, a missing browser or WebGPU adapter is a failure; elsewhere the tests that need it are skipped. */
 const required = (process.env["CI"] ?? "") !== "";
 
+const executablePath = process.env["CHROMIUM_PATH"] ?? gpu?.chromium ?? chromium.executablePath();
+
 /** The tests that also run in a browser. */
 function browserProject(): TestProjectInlineConfiguration[] {
-  const executablePath = process.env["CHROMIUM_PATH"] ?? gpu?.chromium ?? chromium.executablePath();
   if (!existsSync(executablePath)) {
     const problem = `no browser at ${executablePath}: set CHROMIUM_PATH, or run npx playwright install chromium`;
     if (required) throw new Error(problem);
@@ -71,7 +72,7 @@ export default defineConfig({
   resolve: { conditions: ["source"] },
   ssr: { resolve: { conditions: ["source"] } },
   test: {
-    provide: { adapterRequired: required },
+    provide: { adapterRequired: required, chromium: executablePath },
     projects: [
       {
         extends: true,

@@ -4,6 +4,8 @@ declare module "vitest" {
   interface ProvidedContext {
     /** Whether tests that need a WebGPU adapter fail where there is none; they are skipped otherwise. */
     adapterRequired: boolean;
+    /** The path of the browser of the tests; there may be none. */
+    chromium: string;
   }
 }
 
