@@ -17,9 +17,11 @@ export type {
   LongFrequencies,
   ModelConfig,
   NormNames,
+  ProjectedAttention,
+  ProjectedLayer,
   RopeConfig,
 } from "./model/config/model-config.ts";
-export { cacheWidth } from "./model/config/model-config.ts";
+export { cacheConstant, cacheWidth } from "./model/config/model-config.ts";
 export { parseConfig } from "./model/config/families.ts";
 export { unknownFields } from "./model/config/known-fields.ts";
 export { Model } from "./model/model.ts";
@@ -35,6 +37,12 @@ export type { ConversionMethod } from "./convert/conversion.ts";
 export { chooseLatentSizes, latentSplits } from "./convert/latent/choose-sizes.ts";
 export type { ChooseLatentSizesOptions, LatentSizes } from "./convert/latent/choose-sizes.ts";
 export type { PublishedRecipe } from "./convert/latent/published/recipe.ts";
+export { chooseLayerSizes } from "./convert/latent/projected/choose-layer-sizes.ts";
+export type {
+  ChooseLayerSizesOptions,
+  LayerSizes,
+} from "./convert/latent/projected/choose-layer-sizes.ts";
+export type { ProjectedRecipe } from "./convert/latent/projected/recipe.ts";
 export type { LatentRecipe } from "./convert/latent/recipe.ts";
 export type { LayerReport } from "./convert/latent/method.ts";
 export type { FactoredInit } from "./convert/factored.ts";

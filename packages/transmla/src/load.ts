@@ -19,7 +19,7 @@ export interface Progress {
   /** Of how much. */
   readonly total: number;
   /** What is counted. */
-  readonly unit: "bytes" | "numbers" | "tensors" | "windows" | "tokens";
+  readonly unit: "bytes" | "numbers" | "tensors" | "layers" | "windows" | "tokens";
 }
 
 /** Choices of {@link loadModel}. */

@@ -6,7 +6,12 @@ import type { ConversionMethod } from "../convert/conversion.ts";
 import {
   chooseLatentSizes,
   type ChooseLatentSizesOptions,
+  type LatentSizes,
 } from "../convert/latent/choose-sizes.ts";
+import {
+  chooseLayerSizes,
+  type LayerSizes,
+} from "../convert/latent/projected/choose-layer-sizes.ts";
 import { targetSizes, type CacheSizes, type Target } from "../convert/targets.ts";
 import { readConfig } from "../load.ts";
 import type { Model } from "../model/model.ts";
@@ -68,6 +73,10 @@ export async function latentConversion(
       : await readCalibration(folder, text, options);
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
   if (sizes) return { ...latent, ...sizes, calibration: windows };
+  if (target === "own") {
+    const chosen = await chooseForOwn(model, cache!, windows, context);
+    return { method: "latent", target, ...chosen, calibration: windows };
+  }
   const chosen = await chooseConversion(model, { recipe, target, cache: cache! }, windows, context);
   return { ...latent, ...chosen };
 }
@@ -90,13 +99,33 @@ async function givenSizes(
   return fail(ArgumentError, "convert", problem);
 }
 
+/** The sizes of each layer for the runtime of this library. */
+async function chooseForOwn(
+  model: Model,
+  cache: number,
+  calibration: readonly (readonly number[])[],
+  { report, signal }: CommandContext,
+): Promise<LayerSizes> {
+  const total = model.config.layers;
+  const progress = report.progress("choosing sizes");
+  let done = 0;
+  const sizes = await chooseLayerSizes(model, {
+    cache,
+    calibration,
+    signal,
+    onLayer: () => progress({ done: ++done, total, unit: "layers" }),
+  });
+  report.remark(`rotated keys of the layers: ${sizes.ropeDim.join(" ")} of ${cache} numbers`);
+  return sizes;
+}
+
 /** Sizes and calibration windows: some windows are held out to choose by. */
 async function chooseConversion(
   model: Model,
   wanted: Pick<ChooseLatentSizesOptions, "recipe" | "target" | "cache">,
   windows: readonly (readonly number[])[],
   { report, signal }: CommandContext,
-): Promise<Omit<LatentConversion, "method" | "recipe">> {
+): Promise<Omit<LatentSizes, "meanKl"> & Pick<LatentConversion, "calibration">> {
   const heldOut = (index: number): boolean => (index + 1) % SELECTION_EVERY === 0;
   const calibration = windows.filter((_, index) => !heldOut(index));
   const selection = windows.filter((_, index) => heldOut(index));

@@ -13,7 +13,22 @@ export function describeAttention(attention: AttentionConfig): string {
       return `factored attention, ${attention.heads} heads of ${attention.headDim}, latents of ${attention.keyRank} + ${attention.valueRank}`;
     case "latent":
       return `latent attention, ${attention.heads} heads, latent of ${attention.latentRank}, shared rope key of ${attention.ropeDim}`;
+    case "projected": {
+      const { heads, kvHeads, headDim, exactFirst, layers } = attention;
+      const latents = span(layers.map(({ latentRank }) => latentRank));
+      const keys = span(layers.map(({ pairs }) => 2 * pairs.length));
+      const first = exactFirst
+        ? `, the first position exact (${2 * kvHeads * headDim} numbers)`
+        : "";
+      return `projected attention, ${heads} heads of ${headDim}, latents of ${latents}, shared rope keys of ${keys}${first}`;
+    }
   }
+}
+
+/** The least and the greatest of numbers. */
+function span(numbers: readonly number[]): string {
+  const [least, greatest] = [Math.min(...numbers), Math.max(...numbers)];
+  return least === greatest ? `${least}` : `${least} to ${greatest}`;
 }
 
 /** One line on a model. */

@@ -10,6 +10,8 @@ import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import type { HostTensor } from "./host-tensor.ts";
 import { latentMethod, type LayerReport } from "./latent/method.ts";
+import { projectedMethod } from "./latent/projected/method.ts";
+import type { ProjectedRecipe } from "./latent/projected/recipe.ts";
 import type { PublishedRecipe } from "./latent/published/recipe.ts";
 import type { LatentRecipe } from "./latent/recipe.ts";
 import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
@@ -36,7 +38,7 @@ export type ConversionMethod = (
       /** All heads share one key of the width of all kv heads: exact. */
       readonly method: "merged";
     }
-  | ((LatentRecipe | PublishedRecipe) & {
+  | ((LatentRecipe | PublishedRecipe | ProjectedRecipe) & {
       /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
       readonly method: "latent";
       /** Windows of token ids that statistics are gathered on: 16 k tokens or more, as long as the context to come. */
@@ -51,7 +53,7 @@ export type ConversionMethod = (
 
 /** A conversion that is laid out and not yet computed. */
 export interface Conversion {
-  /** The configuration of the result. */
+  /** The configuration of the result; complete once all tensors have been taken. */
   readonly config: HuggingFaceConfig;
   /** Name and shape of every tensor of the result. */
   readonly plan: readonly { readonly name: string; readonly shape: Shape }[];
@@ -90,8 +92,29 @@ export function planConversion(
   stored: WeightReader,
   options: ConversionMethod & PlanOptions,
 ): Conversion {
+  if (options.method === "none") return unchanged(json, parseConfig(json), stored);
+  const from = groupedSource(json, stored);
+  const method = createMethod(from, options);
+  if (options.target) requireTarget(options.target, method.config);
+  const plan = planTensors(parseConfig(method.config), (name) => method.has(name));
+  return {
+    get config() {
+      return method.config;
+    },
+    plan,
+    tensors: () => convertTensors(plan, from.weights, method),
+  };
+}
+
+/**
+ * A model that can be converted.
+ *
+ * @param json - Its `config.json`.
+ * @param stored - Its weights.
+ * @throws UnsupportedError when it has no grouped attention.
+ */
+export function groupedSource(json: HuggingFaceConfig, stored: WeightReader): GroupedSource {
   const source = parseConfig(json);
-  if (options.method === "none") return unchanged(json, source, stored);
   const weights = withoutFused(stored, source);
   const { attention } = source;
   if (attention.kind !== "grouped") {
@@ -101,15 +124,7 @@ export function planConversion(
       `the model has ${attention.kind} attention already; only grouped attention can be converted`,
     );
   }
-  const from = { json, config: source, attention, weights };
-  const method = createMethod(from, options);
-  if (options.target) requireTarget(options.target, method.config);
-  const plan = planTensors(parseConfig(method.config), (name) => method.has(name));
-  return {
-    config: method.config,
-    plan,
-    tensors: () => convertTensors(plan, weights, method),
-  };
+  return { json, config: source, attention, weights };
 }
 
 /** A model that stays what it is. */
@@ -137,8 +152,23 @@ function createMethod(source: GroupedSource, options: Converting & PlanOptions):
     case "merged":
       return options.target === "own" ? ownMerged(source) : merged(source, options.dtype ?? "f32");
     case "latent":
-      return latentMethod(source, options, options, options.backend);
+      return options.target === "own"
+        ? projectedMethod(source, ownRecipe(options), options, options.backend)
+        : latentMethod(source, options, options, options.backend);
   }
+}
+
+function ownRecipe(recipe: LatentRecipe | PublishedRecipe | ProjectedRecipe): ProjectedRecipe {
+  if ("queryRank" in recipe && recipe.queryRank !== undefined) {
+    fail(
+      UnsupportedError,
+      "convert",
+      "own keeps the queries of the source; leave --query-rank out",
+    );
+  }
+  if (recipe.recipe !== "transmla") return recipe;
+  const problem = "--recipe transmla writes DeepSeek-V3; use --target transformers";
+  return fail(UnsupportedError, "convert", problem);
 }
 
 /**

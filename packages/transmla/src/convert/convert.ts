@@ -10,6 +10,7 @@ import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 import { Model } from "../model/model.ts";
 import { planConversion, type ConversionMethod, type WeightReader } from "./conversion.ts";
 import type { OutputDType } from "./merged.ts";
+import { modelWeights } from "./model-weights.ts";
 import { folderWriter, ggufWriter } from "./model-writer.ts";
 
 /** A method, and how its result is stored. */
@@ -88,21 +89,6 @@ export async function convert(model: Model, options: ConvertOptions): Promise<Mo
   }
   const { path: _, ...assets } = model.assets; // the result is in no folder
   return new Model(model.backend, conversion.config, tensors, assets);
-}
-
-/** The weights of a loaded model, read back one at a time. */
-function modelWeights({ tensors }: Model): WeightReader {
-  return {
-    names: [...tensors.keys()],
-    has: (name) => tensors.has(name),
-    read: async (name) => ({
-      shape: tensors.get(name)!.shape,
-      data: Float64Array.from(await tensors.get(name)!.read()),
-    }),
-    pieces: async function* (name) {
-      yield Float64Array.from(await tensors.get(name)!.read());
-    },
-  };
 }
 
 /** The weights of a checkpoint. */

@@ -39,9 +39,15 @@ export interface AttentionContext {
   readonly rotate: (heads: Tensor) => Tensor;
   /** Rotates the heads of all positions that are seen, `[S, H, D]`. */
   readonly rotateAll: (heads: Tensor) => Tensor;
+  /** The rotation of the positions from one on to the last that is seen, if the layer has positions. */
+  readonly tables: (start: number) => RopeTables | undefined;
+  /** Which layer. */
+  readonly layer: number;
+  /** The first of the new positions. */
+  readonly position: number;
   /** Normalises the last axis as the family does. */
   readonly norm: (x: Tensor, weight: Tensor) => Tensor;
-  readonly cache: LayerCache;
+  readonly cache: Pick<LayerCache, "append" | "first" | "firstSeen">;
   readonly window: number | undefined;
   /** Soft cap of the scores. */
   readonly cap: number | undefined;
@@ -59,7 +65,7 @@ export function linear(x: Tensor, { weight, bias }: Linear<Tensor>): Tensor {
 export const asFloat32 = (x: Tensor): Tensor => (x.dtype === "f32" ? x : cast(x, "f32"));
 
 /** Mask and scale of a layer's scores. */
-const masked = (scale: number, { window, cap }: AttentionContext): AttentionAttributes => ({
+export const masked = (scale: number, { window, cap }: AttentionContext): AttentionAttributes => ({
   scale,
   causal: true,
   window,
@@ -76,7 +82,11 @@ export function rotateHeads(x: Tensor, tables: RopeTables, interleaved: boolean)
 }
 
 /** Normalises each head, where the family does. */
-function headNorm(x: Tensor, weight: Tensor | undefined, { norm }: AttentionContext): Tensor {
+export function headNorm(
+  x: Tensor,
+  weight: Tensor | undefined,
+  { norm }: AttentionContext,
+): Tensor {
   return weight ? norm(x, weight) : x;
 }
 
@@ -173,7 +183,11 @@ function latentQueries(x: Tensor, query: LatentQueryWeights<Tensor>): Tensor {
 }
 
 /** Compares multiplications: absorbed scores are wider, the expanded form first builds keys and values of all S positions. */
-function cheaperForm(c: LatentAttention, T: number, S: number): LatentForm {
+export function cheaperForm(
+  c: Pick<LatentAttention, "nopeDim" | "valueDim" | "latentRank" | "ropeDim">,
+  T: number,
+  S: number,
+): LatentForm {
   const perHead = c.nopeDim + c.valueDim;
   const absorbed = T * perHead * c.latentRank + T * S * (2 * c.latentRank + c.ropeDim);
   const expanded = S * perHead * c.latentRank + T * S * (perHead + c.ropeDim);

@@ -4,6 +4,7 @@ import type {
   GroupedAttention,
   LatentAttention,
   ModelConfig,
+  ProjectedAttention,
 } from "./config/model-config.ts";
 import type {
   Linear,
@@ -12,6 +13,7 @@ import type {
   FactoredWeights,
   LatentQueryWeights,
   LatentWeights,
+  ProjectedWeights,
   AttentionWeights,
   DenseWeights,
   ExpertsWeights,
@@ -162,6 +164,13 @@ export function bindAttention<T>(
         ...bindFactored(take, attention, hiddenSize),
         ...headNorms(attention.headDim),
       };
+    case "projected":
+      return {
+        kind: "projected",
+        ...bindGrouped(take, attention, hiddenSize),
+        ...headNorms(attention.headDim),
+        ...bindProjected(take, config, attention, layer),
+      };
     case "latent":
       return {
         kind: "latent",
@@ -177,7 +186,7 @@ type TakeLinear<T> = (name: string, rows: number, cols: number) => Linear<T>;
 
 function bindGrouped<T>(
   take: TakeLinear<T>,
-  c: GroupedAttention,
+  c: Omit<GroupedAttention, "kind">,
   hidden: number,
 ): Omit<GroupedWeights<T>, keyof HeadNorms<T>> {
   return {
@@ -185,6 +194,22 @@ function bindGrouped<T>(
     k: take("k_proj", c.kvHeads * c.headDim, hidden),
     v: take("v_proj", c.kvHeads * c.headDim, hidden),
     o: take("o_proj", hidden, c.heads * c.headDim),
+  };
+}
+
+function bindProjected<T>(
+  take: TakeLinear<T>,
+  { ropes }: ModelConfig,
+  c: ProjectedAttention,
+  layer: number,
+): Omit<ProjectedWeights<T>, keyof GroupedWeights<T>> {
+  const { latentRank, pairs } = c.layers[layer]!;
+  const positions = ropes[layer]?.frequencies.length ?? 0;
+  const queries = c.heads * 2 * (pairs.length + positions);
+  return {
+    down: take("kv_a_proj", latentRank + 2 * pairs.length, 2 * c.kvHeads * c.headDim),
+    up: take("kv_b_proj", c.heads * 2 * c.headDim, latentRank),
+    queryUp: take("q_b_proj", queries, c.headDim).weight,
   };
 }
 

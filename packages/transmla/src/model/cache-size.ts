@@ -21,19 +21,33 @@ export function heldPositions(positions: number, window: number | undefined): nu
   return window === undefined ? positions : Math.min(positions, window - 1 + SLACK);
 }
 
-/** The streams of a layer's cache, with heads and width of each. */
-export function cacheStreams(
-  attention: AttentionConfig,
-): Readonly<Record<string, readonly [heads: number, width: number]>> {
+/** What a layer caches, heads and width of each. */
+export interface CacheStreams {
+  /** What it caches of every position. */
+  readonly streams: Readonly<Record<string, readonly [heads: number, width: number]>>;
+  /** What it caches of the first position alone. */
+  readonly first?: readonly [heads: number, width: number] | undefined;
+}
+
+/** What a layer caches. */
+export function cacheStreams(attention: AttentionConfig, layer: number): CacheStreams {
   switch (attention.kind) {
     case "grouped": {
       const { kvHeads, headDim } = attention;
-      return { keys: [kvHeads, headDim], values: [kvHeads, headDim] };
+      return { streams: { keys: [kvHeads, headDim], values: [kvHeads, headDim] } };
     }
     case "factored":
-      return { keys: [1, attention.keyRank], values: [1, attention.valueRank] };
+      return { streams: { keys: [1, attention.keyRank], values: [1, attention.valueRank] } };
     case "latent":
-      return { latent: [1, attention.latentRank + attention.ropeDim] };
+      return { streams: { latent: [1, attention.latentRank + attention.ropeDim] } };
+    case "projected": {
+      const { kvHeads, headDim, exactFirst } = attention;
+      const { latentRank, pairs } = attention.layers[layer]!;
+      return {
+        streams: { latent: [1, latentRank + 2 * pairs.length] },
+        first: exactFirst ? [kvHeads, 2 * headDim] : undefined,
+      };
+    }
   }
 }
 
@@ -55,11 +69,11 @@ export function storedWidth(width: number, dtype: CacheDType): number {
  * @param dtype - How cached numbers are stored.
  */
 export function cacheBytes(config: ModelConfig, positions: number, dtype: CacheDType): number {
-  const perRow = Object.values(cacheStreams(config.attention)).reduce((sum, [heads, width]) => {
-    return sum + byteLength(dtype, heads * storedWidth(width, dtype));
+  const rowBytes = ([heads, width]: readonly [number, number]): number =>
+    byteLength(dtype, heads * storedWidth(width, dtype));
+  return config.windows.reduce<number>((total, window, layer) => {
+    const { streams, first } = cacheStreams(config.attention, layer);
+    const perRow = Object.values(streams).reduce((sum, shape) => sum + rowBytes(shape), 0);
+    return total + heldPositions(positions, window) * perRow + (first ? rowBytes(first) : 0);
   }, 0);
-  return config.windows.reduce<number>(
-    (sum, window) => sum + heldPositions(positions, window) * perRow,
-    0,
-  );
 }

@@ -29,9 +29,10 @@ export class KeyValueCache implements Disposable {
     this.#config = config;
     this.dtype = dtype;
     this.capacity = capacity;
-    const streams = cacheStreams(config.attention);
-    this.layers = config.windows.map((window) => {
-      return new LayerCache(backend, { streams, capacity, window, dtype }, () => this.#length);
+    const { attention } = config;
+    this.layers = config.windows.map((window, layer) => {
+      const layout = { ...cacheStreams(attention, layer), capacity, window, dtype };
+      return new LayerCache(backend, layout, () => this.#length);
     });
     const tables = new Map<RopeConfig, SequenceTables>();
     this.rotations = config.ropes.map((rope) => {

@@ -1,11 +1,9 @@
 import { assign, empty, fail, StateError, type Backend, type Tensor } from "@transmla/core";
 
-import { heldPositions, storedWidth, type CacheDType } from "./cache-size.ts";
+import { heldPositions, storedWidth, type CacheDType, type CacheStreams } from "./cache-size.ts";
 
 /** How a layer's streams are laid out. */
-export interface LayerCacheLayout {
-  /** Heads and width of each stream. */
-  readonly streams: Readonly<Record<string, readonly [heads: number, width: number]>>;
+export interface LayerCacheLayout extends CacheStreams {
   /** The most positions of the sequence. */
   readonly capacity: number;
   /** How many positions a query sees; `undefined` for all. */
@@ -33,13 +31,14 @@ function emptyRows(
 /** What one layer remembers of a sequence: all positions, or those that its window still reaches. */
 export class LayerCache {
   readonly #streams: ReadonlyMap<string, Stream>;
+  readonly #first: Tensor | undefined;
   readonly #window: number | undefined;
   readonly #length: () => number;
   readonly #dtype: CacheDType;
 
   /** @internal */
   constructor(backend: Backend, layout: LayerCacheLayout, length: () => number) {
-    const { streams, capacity, window, dtype } = layout;
+    const { streams, first, capacity, window, dtype } = layout;
     const rows = heldPositions(capacity, window);
     this.#window = window;
     this.#length = length;
@@ -50,6 +49,7 @@ export class LayerCache {
         { rows: emptyRows(backend, [rows, ...shape], dtype), start: 0 },
       ]),
     );
+    this.#first = first && emptyRows(backend, [1, ...first], dtype);
   }
 
   /** The first position that the next token sees: 0 without a window. */
@@ -83,6 +83,17 @@ export class LayerCache {
     return stream.rows.slice(0, first - stream.start, end - stream.start);
   }
 
+  /**
+   * What is held of the first position, `[1, G, width]`.
+   *
+   * @param rows - Makes those of the new positions, `[T, G, width]`: the first one is kept when the sequence is empty.
+   */
+  first(rows: () => Tensor): Tensor {
+    const kept = this.#first ?? fail(StateError, "cache", "the first position is not held apart");
+    if (this.#length() === 0) assign(kept, rows().slice(0, 0, 1));
+    return kept;
+  }
+
   /** Adds more rows than the stream holds: the last ones stay, and all that the new tokens see is returned. */
   #appendMany(stream: Stream, seen: Tensor, rows: Tensor, end: number): Tensor {
     const [size, heads, width] = stream.rows.shape as [number, number, number];
@@ -111,6 +122,7 @@ export class LayerCache {
 
   /** The memory of all streams. */
   get tensors(): readonly Tensor[] {
-    return [...this.#streams.values()].map(({ rows }) => rows);
+    const streams = [...this.#streams.values()].map(({ rows }) => rows);
+    return this.#first ? [...streams, this.#first] : streams;
   }
 }

@@ -12,6 +12,7 @@ import {
 import type { KeyValueCache } from "./cache.ts";
 import type { AttentionConfig, ModelConfig } from "./config/model-config.ts";
 import { feedForward } from "./feed-forward.ts";
+import { projectedAttention } from "./projected-attention.ts";
 import type { AttentionWeights, LayerWeights, ModelWeights } from "./weights.ts";
 
 /** Choices of one forward pass. */
@@ -112,6 +113,9 @@ function positions(
   return {
     rotate: rotate(cache.length),
     rotateAll: rotate(cache.layers[layer]!.firstSeen),
+    tables: (start) => tables?.range(start, end),
+    layer,
+    position: cache.length,
     cache: cache.layers[layer]!,
     window: config.windows[layer],
     cap: config.scoreCap,
@@ -127,5 +131,8 @@ function attend(
   if (w.kind === "grouped" && c.kind === "grouped") return groupedAttention(x, w, c, context);
   if (w.kind === "factored" && c.kind === "factored") return factoredAttention(x, w, c, context);
   if (w.kind === "latent" && c.kind === "latent") return latentAttention(x, w, c, context);
+  if (w.kind === "projected" && c.kind === "projected") {
+    return projectedAttention(x, w, c, context);
+  }
   throw new TypeError(`attention: ${w.kind} weights under a ${c.kind} configuration`);
 }

@@ -57,11 +57,22 @@ export interface LatentWeights<T> extends HeadNorms<T> {
   readonly o: Linear<T>;
 }
 
+/** Projected attention: the projections of the source, and what reads and writes its cache. */
+export interface ProjectedWeights<T> extends GroupedWeights<T> {
+  /** `kv_a_proj`: from the keys before RoPE and the values of all kv heads to latent and rotated key. */
+  readonly down: Linear<T>;
+  /** `kv_b_proj`: for each head its keys without rotation, then its values. */
+  readonly up: Linear<T>;
+  /** `q_b_proj`: for each head, from its query to the queries of the rotated key, then of the positions. */
+  readonly queryUp: T;
+}
+
 /** The attention weights of a layer. */
 export type AttentionWeights<T> =
   | ({ readonly kind: "grouped" } & GroupedWeights<T>)
   | ({ readonly kind: "factored" } & FactoredWeights<T>)
-  | ({ readonly kind: "latent" } & LatentWeights<T>);
+  | ({ readonly kind: "latent" } & LatentWeights<T>)
+  | ({ readonly kind: "projected" } & ProjectedWeights<T>);
 
 /** A gated feed-forward layer: `down(act(gate(x)) * up(x))`. */
 export interface DenseWeights<T> {

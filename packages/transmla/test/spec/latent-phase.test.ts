@@ -84,7 +84,7 @@ backendProperty(
     const layer = groupedLayer(size);
     const source = sourceAttention(layer);
     const moments = referenceMoments(layer, [layer.x]);
-    const slots = chooseSlots(moments, layer.attention, 2);
+    const slots = chooseSlots(moments, layer.attention, { ropeDim: 2, choice: "fast band" });
     using tensors = uploadAttention(backend, source, layer.x.length);
     using x = tensor(backend, layer.x.flat(), [layer.x.length, size.hidden]);
     const fit = new MeanPhaseFit(source, slots, 1);

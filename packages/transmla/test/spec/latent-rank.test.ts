@@ -25,7 +25,11 @@ function calibrated(size: LayerSize): Calibrated {
   const layer = groupedLayer(size);
   const source = sourceAttention(layer);
   const moments = referenceMoments(layer, [layer.x]);
-  return { source, moments, slots: chooseSlots(moments, layer.attention, 2) };
+  return {
+    source,
+    moments,
+    slots: chooseSlots(moments, layer.attention, { ropeDim: 2, choice: "fast band" }),
+  };
 }
 
 /** Small layers on sequences with more tokens than dimensions. */

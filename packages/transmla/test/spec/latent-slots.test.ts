@@ -54,7 +54,10 @@ property(
   [layerSizes({ minKvHeads: 2 })],
   (size) => {
     const { moments } = momentsOf(size);
-    const { energies } = chooseSlots(moments, groupedLayer(size).attention, size.headDim);
+    const { energies } = chooseSlots(moments, groupedLayer(size).attention, {
+      ropeDim: size.headDim,
+      choice: "fast band",
+    });
     for (const [l, complex] of energies.entries()) {
       const covariance = realCovariance(moments, size, l);
       const real = eigh(covariance).values;
@@ -88,7 +91,10 @@ property(
   [layerSizes()],
   (size) => {
     const { moments, keyEnergy } = momentsOf(size);
-    const { energies } = chooseSlots(moments, groupedLayer(size).attention, 2);
+    const { energies } = chooseSlots(moments, groupedLayer(size).attention, {
+      ropeDim: 2,
+      choice: "fast band",
+    });
     const total = energies
       .flatMap((values) => [...values])
       .reduce((sum, energy) => sum + energy, 0);

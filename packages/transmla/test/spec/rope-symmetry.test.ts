@@ -227,6 +227,9 @@ async function firstLayer(model: Model, x: Rows, start: number): Promise<Float32
     return latentAttention(input, weights, attention, {
       rotate,
       rotateAll: rotate,
+      tables: () => undefined,
+      layer: 0,
+      position: 0,
       norm: (heads) => heads,
       cache: cache.layers[0]!,
       window: undefined,

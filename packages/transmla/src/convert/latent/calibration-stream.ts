@@ -12,12 +12,14 @@ import {
 import type { ModelConfig } from "../../model/config/model-config.ts";
 import { feedForward } from "../../model/feed-forward.ts";
 import type { DenseWeights, Linear } from "../../model/weights.ts";
-import type { HostTensor } from "../host-tensor.ts";
+import { zeros, type HostTensor } from "../host-tensor.ts";
 import { owned } from "./algebra/device.ts";
 import type { LayerInputs } from "./source-layer.ts";
 
 /** What a layer does behind its attention. */
 export interface BehindAttention {
+  /** Added to the outputs of the attention. */
+  readonly outputBias?: HostTensor | undefined;
   /** The weight of the norm between the branches. */
   readonly norm: HostTensor;
   readonly feedForward: DenseWeights<HostTensor>;
@@ -76,12 +78,13 @@ export class CalibrationStream implements Disposable {
    * Passes a layer.
    *
    * @param layer - Which layer.
-   * @param outputs - The outputs of its attention, `[T, D]` for each window.
+   * @param outputs - The outputs of its attention, `[T, D]` for each window, without a bias.
    * @param behind - The rest of it.
    */
   advance(layer: number, outputs: readonly Tensor[], behind: BehindAttention): void {
     const upload = ({ shape, data }: HostTensor): Tensor => tensor(this.#backend, data, shape);
     using weights = owned(() => ({
+      outputBias: upload(behind.outputBias ?? zeros(behind.norm.data.length)),
       norm: upload(behind.norm),
       gate: upload(behind.feedForward.gate.weight),
       up: upload(behind.feedForward.up.weight),
@@ -96,7 +99,7 @@ export class CalibrationStream implements Disposable {
     };
     for (const [window, stream] of this.#streams.entries()) {
       this.#streams[window] = scope(() => {
-        const y = add(stream, outputs[window]!);
+        const y = add(stream, add(outputs[window]!, weights.outputBias));
         const h = rmsNorm(y, weights.norm, { eps: this.#config.normEps, offset: 0 });
         return add(y, feedForward(h, dense, this.#config, layer));
       });

@@ -1,19 +1,23 @@
-import { scope, type Tensor } from "@transmla/core";
+import { concat, matmul, scope, type Tensor } from "@transmla/core";
 import type { LinalgOptions } from "@transmla/core/linalg";
 
-import { complexZeros, type ComplexVector } from "./algebra/complex-pairs.ts";
+import { unitPhases, type ComplexVector } from "./algebra/complex-pairs.ts";
+import { upload } from "./algebra/device.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
+import type { VisitedLayer } from "./latent-run.ts";
 import type { CompleteRecipe } from "./recipe.ts";
 import {
+  rotate,
+  rotationTables,
   uploadAttention,
   type AttentionTensors,
   type LayerInputs,
   type SourceAttention,
 } from "./source-layer.ts";
 import { jointLatent, type JointLatent } from "./steps/joint-latent.ts";
-import { LogitSquares } from "./steps/logit-gradient.ts";
+import { LogitSquares, type KeyFeatures } from "./steps/logit-gradient.ts";
 import { refitLogits } from "./steps/logit-refit.ts";
-import { MeanPhaseFit } from "./steps/mean-phase.ts";
+import { fitMeanPhases } from "./steps/mean-phase.ts";
 import { MomentSums, type Moments } from "./steps/moments.ts";
 import { OutputFit } from "./steps/output-refit.ts";
 import { factorQueries, inputMoment, queryMetrics } from "./steps/query-factors.ts";
@@ -47,12 +51,14 @@ export interface ConvertedLayer {
  * @param source - The layer.
  * @param inputs - Its inputs.
  * @param options - The kernels.
+ * @param start - The first position that counts as a key: 1 where the first one is kept exactly.
  * @returns Moments, and tensors that the caller disposes of.
  */
 export async function calibrateLayer(
   source: SourceAttention,
   inputs: LayerInputs,
   options: LinalgOptions = {},
+  start: 0 | 1 = 0,
 ): Promise<CalibratedLayer> {
   const tensors = uploadAttention(inputs.backend, source, inputs.positions);
   const outputs: Tensor[] = [];
@@ -61,7 +67,7 @@ export async function calibrateLayer(
     for (const output of outputs) output.dispose();
   };
   try {
-    const sums = new MomentSums(source);
+    const sums = new MomentSums(source, start);
     for (let window = 0; window < inputs.windows; window++) {
       using x = inputs.at(window);
       outputs.push(await sums.add(x, tensors));
@@ -76,25 +82,24 @@ export async function calibrateLayer(
 /**
  * Converts the attention of a layer: slots, mean phase, latent, output matrix.
  *
- * @param source - The layer.
- * @param inputs - Its inputs.
- * @param calibrated - What {@link calibrateLayer} has found.
+ * @param visited - The layer.
  * @param recipe - Sizes and ingredients.
- * @param options - The kernels.
  */
 export async function convertLayer(
-  source: SourceAttention,
-  inputs: LayerInputs,
-  calibrated: CalibratedLayer,
+  { source, inputs, calibrated, linalg: options }: VisitedLayer,
   recipe: CompleteRecipe,
-  options: LinalgOptions = {},
 ): Promise<ConvertedLayer> {
   const { moments, tensors } = calibrated;
-  const slots = chooseSlots(moments, source.attention, recipe.ropeDim, options);
+  const slots = chooseSlots(
+    moments,
+    source.attention,
+    { ropeDim: recipe.ropeDim, choice: "fast band" },
+    options,
+  );
   const phases =
     recipe.phase === "none"
-      ? moments.queries.map(() => ones(source.frequencies.length))
-      : await fitPhases(source, inputs, calibrated, slots, options);
+      ? moments.queries.map(() => unitPhases(source.frequencies.length))
+      : (await fitMeanPhases(source, inputs, tensors, { slots, moments }, options)).phases;
   const latent = jointLatent(source, moments, slots, phases, {
     ...options,
     rank: recipe.latentRank,
@@ -118,7 +123,9 @@ export async function convertLayer(
   };
   let layer = closed;
   if (recipe.logitRefit) {
-    using squares = new LogitSquares(source, tensors, closed, inputs);
+    const features = latentFeatures(closed, source.frequencies.slice(0, recipe.ropeDim / 2));
+    const width = recipe.latentRank + recipe.ropeDim;
+    using squares = await LogitSquares.over(source, tensors, features, width, inputs);
     const from = { source: factored, moments, slots, phases, layer: closed };
     layer = await refitLogits(from, squares, options);
   }
@@ -138,23 +145,20 @@ export async function convertLayer(
   return { layer: { ...layer, output }, moments, slots, phases, latent, errorBefore, error };
 }
 
-async function fitPhases(
-  source: SourceAttention,
-  inputs: LayerInputs,
-  { moments, tensors }: CalibratedLayer,
-  slots: Slots,
-  options: LinalgOptions,
-): Promise<ComplexVector[]> {
-  const fit = new MeanPhaseFit(source, slots, inputs.windows);
-  for (let window = 0; window < inputs.windows; window++) {
-    using x = inputs.at(window);
-    await fit.add(x, tensors, window);
-  }
-  return fit.finish(moments, options);
-}
-
-function ones(pairs: number): ComplexVector {
-  const phases = complexZeros(pairs);
-  phases.re.fill(1);
-  return phases;
+/** Latent and rotated key of a layer as features of its keys. */
+function latentFeatures(
+  { latent, keyRope }: Pick<LatentLayer, "latent" | "keyRope">,
+  frequencies: readonly number[],
+): KeyFeatures {
+  return {
+    rotated: [frequencies],
+    exactFirst: false,
+    of: ({ x }) => {
+      const T = x.shape[0]!;
+      const key = matmul(x, upload(x.backend, keyRope).transpose()).reshape([T, 1, keyRope.rows]);
+      const rotated = rotate(key, rotationTables(x.backend, frequencies, T));
+      const own = matmul(x, upload(x.backend, latent).transpose());
+      return concat([own, rotated.reshape([T, keyRope.rows])], 1);
+    },
+  };
 }

@@ -1,9 +1,10 @@
 import type { Backend } from "@transmla/core";
+import type { LinalgOptions } from "@transmla/core/linalg";
 
 import type { ModelConfig } from "../../model/config/model-config.ts";
 import { CalibrationStream } from "./calibration-stream.ts";
-import { calibrateLayer, convertLayer, type ConvertedLayer } from "./convert-layer.ts";
-import type { CompleteRecipe } from "./recipe.ts";
+import { calibrateLayer, type CalibratedLayer } from "./convert-layer.ts";
+import type { LayerInputs, SourceAttention } from "./source-layer.ts";
 import type { SourceLayers } from "./source-layers.ts";
 
 /** What a run needs. */
@@ -12,51 +13,71 @@ export interface LatentRunOptions {
   readonly backend: Backend;
   /** Token ids. */
   readonly windows: readonly (readonly number[])[];
-  readonly recipe: CompleteRecipe;
+  /** The first position that counts as a key: 1 where the first one is kept exactly; 0 when absent. */
+  readonly firstKey?: 0 | 1 | undefined;
+}
+
+/** A layer, what is known of it, and the calibration windows as it sees them. */
+export interface VisitedLayer {
+  readonly index: number;
+  readonly source: SourceAttention;
+  readonly inputs: LayerInputs;
+  readonly calibrated: CalibratedLayer;
+  readonly linalg: LinalgOptions;
 }
 
 /**
- * Converts the attention of a model layer by layer. Every layer is calibrated on the original model's hidden states, so
+ * Visits the attention of a model layer by layer. Every layer is calibrated on the original model's hidden states, so
  * layers do not depend on each other; memory holds one layer and the residual streams of the windows.
+ *
+ * @typeParam T - What becomes of a layer.
  */
-export class LatentRun implements Disposable {
+export class LatentRun<T> implements Disposable {
   readonly #config: ModelConfig;
   readonly #layers: SourceLayers;
   readonly #options: LatentRunOptions;
+  readonly #visit: (layer: VisitedLayer) => Promise<T>;
   #stream: CalibrationStream | undefined;
   #next = 0;
 
   /**
    * @param config - The original model, LLaMA architecture without biases.
    * @param layers - Its weights.
-   * @param options - Windows and recipe.
+   * @param options - The windows.
+   * @param visit - What is done with each layer.
    */
-  constructor(config: ModelConfig, layers: SourceLayers, options: LatentRunOptions) {
+  constructor(
+    config: ModelConfig,
+    layers: SourceLayers,
+    options: LatentRunOptions,
+    visit: (layer: VisitedLayer) => Promise<T>,
+  ) {
     this.#config = config;
     this.#layers = layers;
     this.#options = options;
+    this.#visit = visit;
   }
 
-  /** Converts the next layer. */
-  async convertNext(): Promise<ConvertedLayer> {
-    const layer = this.#next++;
-    const { backend, windows, recipe } = this.#options;
+  /** Visits the next layer. */
+  async convertNext(): Promise<T> {
+    const index = this.#next++;
+    const { backend, windows, firstKey = 0 } = this.#options;
     this.#stream ??= new CalibrationStream(
       backend,
       this.#config,
       await this.#layers.embeddings(),
       windows,
     );
-    const source = await this.#layers.attention(layer);
-    using inputs = this.#stream.inputs(await this.#layers.norm(layer));
+    const source = await this.#layers.attention(index);
+    using inputs = this.#stream.inputs(await this.#layers.norm(index));
     const linalg = { blas: backend.blas };
-    using calibrated = await calibrateLayer(source, inputs, linalg);
-    const converted = await convertLayer(source, inputs, calibrated, recipe, linalg);
+    using calibrated = await calibrateLayer(source, inputs, linalg, firstKey);
+    const result = await this.#visit({ index, source, inputs, calibrated, linalg });
     if (this.#next < this.#config.layers) {
-      const behind = await this.#layers.behindAttention(layer);
-      this.#stream.advance(layer, calibrated.outputs, behind);
+      const behind = await this.#layers.behindAttention(index);
+      this.#stream.advance(index, calibrated.outputs, behind);
     }
-    return converted;
+    return result;
   }
 
   /** Frees the residual streams. */

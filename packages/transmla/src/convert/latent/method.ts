@@ -5,9 +5,11 @@ import { deepseekLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
 import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
 import { requireWindows } from "./calibration-stream.ts";
+import { convertLayer } from "./convert-layer.ts";
 import { latentConfig, latentTensors } from "./export.ts";
 import type { LatentLayer } from "./latent-layer.ts";
 import { LatentRun } from "./latent-run.ts";
+import type { ProjectedRecipe } from "./projected/recipe.ts";
 import { PublishedRun } from "./published/published-run.ts";
 import {
   completePublished,
@@ -50,7 +52,7 @@ export interface Calibration {
  */
 export function latentMethod(
   source: GroupedSource,
-  recipe: LatentRecipe | PublishedRecipe,
+  recipe: LatentRecipe | PublishedRecipe | ProjectedRecipe,
   { calibration, onLayer }: Calibration,
   backend: Backend | undefined,
 ): Method {
@@ -62,7 +64,7 @@ export function latentMethod(
       : completeRecipe(recipe, attention);
   requireWindows(calibration, config);
   const residual = residualScale(config.normEps);
-  const layers = new SourceLayers(config, attention, (name) => weights.read(name));
+  const layers = new SourceLayers(config, attention, weights);
   let run: LayerConversion | undefined;
   return {
     config: latentConfig(json, config, attention, complete, calibration),
@@ -104,7 +106,7 @@ function startRun(
   const options = { backend, windows };
   return recipe.recipe === "transmla"
     ? new PublishedRun(config, layers, { ...options, recipe })
-    : new LatentRun(config, layers, { ...options, recipe });
+    : new LatentRun(config, layers, options, async (layer) => convertLayer(layer, recipe));
 }
 
 function requireExpressible({ config, weights }: GroupedSource): void {

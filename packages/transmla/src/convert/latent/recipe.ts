@@ -1,6 +1,7 @@
 import { ArgumentError, fail } from "@transmla/core";
 
 import type { GroupedAttention } from "../../model/config/model-config.ts";
+import type { ProjectedRecipe } from "./projected/recipe.ts";
 
 /** The sizes of a latent conversion, and its ingredients: what is absent is as in the recommended recipe. */
 export interface LatentRecipe {
@@ -36,8 +37,18 @@ export type CompleteRecipe = {
  * @param c - The attention that is to be converted.
  * @throws ArgumentError for a size that the attention does not have room for.
  */
-export function completeRecipe(recipe: LatentRecipe, c: GroupedAttention): CompleteRecipe {
+export function completeRecipe(
+  recipe: LatentRecipe | ProjectedRecipe,
+  c: GroupedAttention,
+): CompleteRecipe {
   const { ropeDim, latentRank } = recipe;
+  if (typeof ropeDim !== "number" || typeof latentRank !== "number") {
+    return fail(
+      ArgumentError,
+      "convert",
+      "DeepSeek-V3 has the same sizes in all layers; use --target own",
+    );
+  }
   if (!Number.isInteger(ropeDim) || ropeDim % 2 !== 0 || ropeDim < 2 || ropeDim > c.headDim) {
     const problem = `ropeDim ${ropeDim} must be an even number from 2 to the head width ${c.headDim}`;
     fail(ArgumentError, "convert", problem);
@@ -47,7 +58,7 @@ export function completeRecipe(recipe: LatentRecipe, c: GroupedAttention): Compl
     const problem = `latentRank ${latentRank} must be from 1 to ${most}, the numbers that are cached now`;
     fail(ArgumentError, "convert", problem);
   }
-  const { queryRank = "full" } = recipe;
+  const queryRank = "queryRank" in recipe ? (recipe.queryRank ?? "full") : "full";
   requireQueryRank(queryRank, c);
   return {
     recipe: "default",

@@ -1,4 +1,4 @@
-import { matmul, rope, tensor, type Backend, type Tensor } from "@transmla/core";
+import { add, matmul, rmsNorm, rope, tensor, type Backend, type Tensor } from "@transmla/core";
 import type { Matrix } from "@transmla/core/linalg";
 
 import type { GroupedAttention } from "../../model/config/model-config.ts";
@@ -6,7 +6,7 @@ import { owned, upload } from "./algebra/device.ts";
 
 // Shapes: T tokens, H query heads, g kv heads, d head width, D hidden width.
 
-/** The attention of a layer to be converted: its weights in f64, `[out, in]`, without biases. */
+/** The attention of a layer to be converted: its weights in f64, `[out, in]`. */
 export interface SourceAttention {
   /** Heads, widths and scale. */
   readonly attention: GroupedAttention;
@@ -20,6 +20,18 @@ export interface SourceAttention {
   readonly v: Matrix;
   /** `[D, H d]`. */
   readonly o: Matrix;
+  /** Those of the projections, `[out]`, where there are any. */
+  readonly biases?: Partial<Readonly<Record<"q" | "k" | "v", Float64Array>>> | undefined;
+  /** The weights `[d]` of the norms of queries and keys, where there are any, and how they normalise. */
+  readonly norms?: HeadNormWeights | undefined;
+}
+
+/** Norms of heads. */
+export interface HeadNormWeights {
+  readonly q: Float64Array;
+  readonly k: Float64Array;
+  readonly eps: number;
+  readonly offset: 0 | 1;
 }
 
 /** The calibration windows as a layer sees them. */
@@ -35,7 +47,13 @@ export interface LayerInputs {
 }
 
 /** Weights of a layer's attention and its rotation tables, on a backend in f32. */
-export type AttentionTensors = Readonly<Record<"q" | "k" | "v" | "o" | "cos" | "sin", Tensor>>;
+export type AttentionTensors = Readonly<
+  Record<"q" | "k" | "v" | "o" | "cos" | "sin", Tensor> &
+    Partial<Record<"qBias" | "kBias" | "vBias" | "qNorm" | "kNorm", Tensor>>
+> & {
+  /** How heads are normalised. */
+  readonly norm?: Pick<HeadNormWeights, "eps" | "offset"> | undefined;
+};
 
 /**
  * Uploads the attention of a layer.
@@ -50,13 +68,27 @@ export function uploadAttention(
   source: SourceAttention,
   positions: number,
 ): AttentionTensors & Disposable {
-  return owned(() => ({
+  const { biases = {}, norms } = source;
+  const vectors = [
+    ["qBias", biases.q],
+    ["kBias", biases.k],
+    ["vBias", biases.v],
+    ["qNorm", norms?.q],
+    ["kNorm", norms?.k],
+  ] as const;
+  const tensors = owned(() => ({
     q: upload(backend, source.q),
     k: upload(backend, source.k),
     v: upload(backend, source.v),
     o: upload(backend, source.o),
     ...rotationTables(backend, source.frequencies, positions),
+    ...Object.fromEntries(
+      vectors.flatMap(([name, data]) =>
+        data ? [[name, tensor(backend, data, [data.length])]] : [],
+      ),
+    ),
   }));
+  return { ...tensors, norm: norms, [Symbol.dispose]: () => tensors[Symbol.dispose]() };
 }
 
 /** Cosines and sines of the rotations of positions 0, 1, 2 ..., `[positions, pairs]` each. */
@@ -108,14 +140,19 @@ export type Projected = Readonly<
  * @param c - Heads and widths.
  */
 export function project(x: Tensor, layer: AttentionTensors, c: GroupedAttention): Projected {
-  const split = (weight: Tensor, heads: number): Tensor =>
-    matmul(x, weight.transpose()).reshape([x.shape[0]!, heads, c.headDim]);
-  const queries = split(layer.q, c.heads);
-  const keys = split(layer.k, c.kvHeads);
+  const split = (part: "q" | "k" | "v", heads: number): Tensor => {
+    const rows = matmul(x, layer[part].transpose());
+    const bias = layer[`${part}Bias`];
+    return (bias ? add(rows, bias) : rows).reshape([x.shape[0]!, heads, c.headDim]);
+  };
+  const normed = (heads: Tensor, weight: Tensor | undefined): Tensor =>
+    weight && layer.norm ? rmsNorm(heads, weight, layer.norm) : heads;
+  const queries = normed(split("q", c.heads), layer.qNorm);
+  const keys = normed(split("k", c.kvHeads), layer.kNorm);
   return {
     queries,
     keys,
-    values: split(layer.v, c.kvHeads),
+    values: split("v", c.kvHeads),
     rotatedQueries: rotate(queries, layer),
     rotatedKeys: rotate(keys, layer),
   };

@@ -16,6 +16,7 @@ import type {
   GroupedAttention,
   ModelConfig,
   NormNames,
+  ProjectedAttention,
   RopeConfig,
 } from "./model-config.ts";
 
@@ -254,18 +255,21 @@ function readAttention(fields: Fields, own: Fields | undefined, row: Family): At
   if (heads % kvHeads !== 0)
     fields.refuse("num_key_value_heads", `must divide num_attention_heads = ${heads}`);
   const grouped = { kind: "grouped", heads, kvHeads, headDim, scale } as const;
-  return own ? readOwnAttention(own, grouped) : grouped;
+  return own ? readOwnAttention(fields, own, grouped) : grouped;
 }
 
 /** The attention of a model in the format of this library, from that of its source. */
-function readOwnAttention(own: Fields, source: GroupedAttention): AttentionConfig {
+function readOwnAttention(fields: Fields, own: Fields, source: GroupedAttention): AttentionConfig {
   const { heads, kvHeads, headDim, scale } = source;
   const method = own.text("method");
   if (method === "factored") {
     const [keyRank, valueRank] = [own.size("key_rank"), own.size("value_rank")];
     return { kind: "factored", heads, headDim, keyRank, valueRank, scale };
   }
-  if (method !== "merged") own.refuse("method", "is not supported; known: factored, merged");
+  if (method === "latent") return readProjectedAttention(fields, own, source);
+  if (method !== "merged") {
+    own.refuse("method", "is not supported; known: factored, merged, latent");
+  }
   return {
     kind: "latent",
     heads,
@@ -278,6 +282,22 @@ function readOwnAttention(own: Fields, source: GroupedAttention): AttentionConfi
     normed: false,
     scale,
   };
+}
+
+function readProjectedAttention(
+  fields: Fields,
+  own: Fields,
+  source: GroupedAttention,
+): ProjectedAttention {
+  const count = fields.size("num_hidden_layers", undefined, MAX_LAYERS);
+  const layers = own.objects("layers", count).map((layer) => {
+    const pairs = layer.counts("rope_pairs", MAX_HEAD);
+    if (pairs.some((pair) => pair >= source.headDim / 2)) {
+      layer.refuse("rope_pairs", `must be below half the head width of ${source.headDim}`);
+    }
+    return { latentRank: layer.size("latent_rank"), pairs };
+  });
+  return { ...source, kind: "projected", exactFirst: own.flag("exact_first"), layers };
 }
 
 function readLatentAttention(fields: Fields, heads: number, row: Family): AttentionConfig {

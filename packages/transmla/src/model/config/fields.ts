@@ -126,14 +126,27 @@ export class Fields {
     });
   }
 
-  /** A list of integers that are zero or positive, at most one for each layer, if present. */
-  countsOfLayers(name: string): readonly number[] | undefined {
-    if (!this.has(name)) return undefined;
-    const expected = `a list of at most ${MAX_LAYERS} integers from 0`;
+  /** A list of integers that are zero or positive. */
+  counts(name: string, limit: number): readonly number[] {
+    const expected = `a list of at most ${limit} integers from 0`;
     return this.#value(name, undefined, expected, (value): value is readonly number[] => {
-      if (!Array.isArray(value) || value.length > MAX_LAYERS) return false;
+      if (!Array.isArray(value) || value.length > limit) return false;
       return value.every((x) => Number.isInteger(x) && x >= 0);
     });
+  }
+
+  /** A list of nested objects. */
+  objects(name: string, length: number): readonly Fields[] {
+    const expected = `a list of ${length} objects`;
+    const values = this.#value(name, undefined, expected, (value): value is readonly unknown[] => {
+      return Array.isArray(value) && value.length === length;
+    });
+    return values.map((value, i) => new Fields(value, this.#file, `${this.#prefix}${name}[${i}].`));
+  }
+
+  /** A list of integers that are zero or positive, at most one for each layer, if present. */
+  countsOfLayers(name: string): readonly number[] | undefined {
+    return this.has(name) ? this.counts(name, MAX_LAYERS) : undefined;
   }
 
   /** A list of texts, at most one for each layer, if present. */

@@ -100,7 +100,11 @@ export interface ExpertNames {
 }
 
 /** The attention of a model, by the form of its keys and values. */
-export type AttentionConfig = GroupedAttention | FactoredAttention | LatentAttention;
+export type AttentionConfig =
+  | GroupedAttention
+  | FactoredAttention
+  | LatentAttention
+  | ProjectedAttention;
 
 /** Multi-head, grouped-query or multi-query attention: caches keys and values of each kv head. */
 export interface GroupedAttention {
@@ -156,6 +160,36 @@ export interface LatentAttention {
   readonly scale: number;
 }
 
+/**
+ * Latent attention in the format of this library: queries, keys and values are those of the source, and what is cached
+ * is a linear projection of the keys and values of all kv heads, of other sizes in every layer. Each head reads it
+ * through a map of its own, and adds scores that depend on its query and on the distance alone.
+ */
+export interface ProjectedAttention {
+  /** Tells the forms apart. */
+  readonly kind: "projected";
+  /** H: query heads. */
+  readonly heads: number;
+  /** g: key and value heads of the source; divides H. */
+  readonly kvHeads: number;
+  /** d: the width of a head. */
+  readonly headDim: number;
+  /** Factor of the scores. */
+  readonly scale: number;
+  /** Whether the first position is cached exactly too: the keys and values of all kv heads, once for each sequence. */
+  readonly exactFirst: boolean;
+  /** The sizes of each layer. */
+  readonly layers: readonly ProjectedLayer[];
+}
+
+/** The sizes of a layer of {@link ProjectedAttention}. */
+export interface ProjectedLayer {
+  /** r: the width of the latent. */
+  readonly latentRank: number;
+  /** For each pair of the shared rotated key, which RoPE pair of a head lends its frequency; a pair may lend it often. */
+  readonly pairs: readonly number[];
+}
+
 /** Rotary position embedding as data: one frequency for each pair of components. */
 export interface RopeConfig {
   /** Radians per position, one for each pair. Components beyond the pairs of a head are not rotated. */
@@ -189,10 +223,10 @@ export interface DynamicBase {
 }
 
 /**
- * Numbers that one token adds to the cache of one layer.
+ * Numbers that one token adds to the cache of one layer, on average over layers.
  *
- * @param attention - The attention of the layer.
- * @returns `2 g d` for grouped, key rank + value rank for factored, `r + d_r` for latent attention.
+ * @param attention - The attention of the model.
+ * @returns `2 g d` for grouped, key rank + value rank for factored, `r + d_r` for latent and projected attention.
  *
  * @example
  * ```ts
@@ -208,5 +242,23 @@ export function cacheWidth(attention: AttentionConfig): number {
       return attention.keyRank + attention.valueRank;
     case "latent":
       return attention.latentRank + attention.ropeDim;
+    case "projected":
+      return (
+        attention.layers.reduce(
+          (sum, { latentRank, pairs }) => sum + latentRank + 2 * pairs.length,
+          0,
+        ) / attention.layers.length
+      );
   }
+}
+
+/**
+ * Numbers that one sequence adds to the cache of one layer, however long it is.
+ *
+ * @param attention - The attention of the model.
+ * @returns `2 g d` for projected attention with an exact first position, 0 for every other.
+ */
+export function cacheConstant(attention: AttentionConfig): number {
+  if (attention.kind !== "projected" || !attention.exactFirst) return 0;
+  return 2 * attention.kvHeads * attention.headDim;
 }

@@ -8,7 +8,7 @@ import { expect } from "vitest";
 import { bundledModel } from "../../../src/bundled.ts";
 import { diskFolder } from "../../../src/checkpoint/disk.ts";
 import { openCheckpoint } from "../../../src/checkpoint/shards.ts";
-import type { ConvertedLayer } from "../../../src/convert/latent/convert-layer.ts";
+import { convertLayer, type ConvertedLayer } from "../../../src/convert/latent/convert-layer.ts";
 import { LatentRun } from "../../../src/convert/latent/latent-run.ts";
 import { completeRecipe, type LatentRecipe } from "../../../src/convert/latent/recipe.ts";
 import { SourceLayers } from "../../../src/convert/latent/source-layers.ts";
@@ -32,8 +32,10 @@ export async function convertedLayers(
   layers: number,
 ): Promise<ConvertedLayer[]> {
   return withSource(bundledModel, async (config, attention, weights) => {
-    const options = { backend, windows, recipe: completeRecipe(recipe, attention) };
-    using run = new LatentRun(config, weights, options);
+    const complete = completeRecipe(recipe, attention);
+    using run = new LatentRun(config, weights, { backend, windows }, async (layer) =>
+      convertLayer(layer, complete),
+    );
     const converted: ConvertedLayer[] = [];
     while (converted.length < layers) converted.push(await run.convertNext());
     return converted;
@@ -50,8 +52,12 @@ export async function withSource<T>(
   const { attention } = config;
   if (attention.kind !== "grouped") return expect.fail("the model has grouped attention");
   const source = await openCheckpoint(folder);
-  const weights = new SourceLayers(config, attention, async (name) => {
-    return { shape: source.tensors.get(name)!.shape, data: await source.numbers(name) };
+  const weights = new SourceLayers(config, attention, {
+    has: (name) => source.tensors.has(name),
+    read: async (name) => ({
+      shape: source.tensors.get(name)!.shape,
+      data: await source.numbers(name),
+    }),
   });
   try {
     return await body(config, attention, weights);

@@ -77,6 +77,7 @@ export function referenceMoments(layer: GroupedLayer, sequences: readonly Rows[]
   return {
     uniform: secondMoment(tokens, ones, count),
     received: secondMoment(tokens, received, count * heads),
+    means: { uniform: weightedMean(tokens, ones), received: weightedMean(tokens, received) },
     queries: queries.map((rows) => secondMoment(rows, ones, count)),
     meanRotation: {
       re: Float64Array.from(rotation, ([re]) => re / (count * heads)),
@@ -101,3 +102,14 @@ export function referenceMoments(layer: GroupedLayer, sequences: readonly Rows[]
 
 const squared = (row: readonly number[]): number =>
   row.reduce((sum, value) => sum + value * value, 0);
+
+/** The mean of rows under weights. */
+function weightedMean(
+  rows: readonly (readonly number[])[],
+  weights: readonly number[],
+): Float64Array {
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return Float64Array.from(rows[0]!, (_, i) =>
+    rows.reduce((sum, row, n) => sum + (weights[n]! / total) * row[i]!, 0),
+  );
+}

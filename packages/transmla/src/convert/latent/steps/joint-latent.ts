@@ -122,7 +122,12 @@ function sumOverGroups({ attention }: SourceAttention, perHead: readonly Matrix[
 }
 
 /** `blockdiag(1 - rebuild read, 1) a`: takes the slots out of the keys, the first half of the rows. */
-function removeSlots({ read, rebuild }: Slots, a: Matrix, options: LinalgOptions): Matrix {
+function removeSlots(
+  { read, rebuild }: Pick<Slots, "read" | "rebuild">,
+  a: Matrix,
+  options: LinalgOptions,
+): Matrix {
+  if (read.rows === 0) return a;
   const half = a.rows / 2;
   const held = multiply(rebuild, multiply(read, rowsOf(a, 0, half), options), options);
   const result = matrix(a.rows, a.cols, a.data.slice());
@@ -132,6 +137,7 @@ function removeSlots({ read, rebuild }: Slots, a: Matrix, options: LinalgOptions
 
 /** `a blockdiag(1 - rebuild read, 1)`. */
 function removeSlotsOnRight(slots: Slots, a: Matrix, options: LinalgOptions): Matrix {
-  const mirrored = { ...slots, read: transpose(slots.rebuild), rebuild: transpose(slots.read) };
+  if (slots.pairs.length === 0) return a;
+  const mirrored = { read: transpose(slots.rebuild), rebuild: transpose(slots.read) };
   return transpose(removeSlots(mirrored, transpose(a), options));
 }

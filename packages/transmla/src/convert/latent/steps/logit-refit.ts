@@ -56,23 +56,7 @@ export async function refitLogits(
 ): Promise<LatentLayer> {
   const { source, moments, layer } = closed;
   const d = source.attention.headDim;
-  const keyMoments = await squares.featureMoments();
-  const roots = moments.queries.map((queries, h) => ({
-    queries: inverseRoot(queries, options),
-    keys: inverseRoot(keyMoments[h]!, options),
-  }));
-  /** Between white coordinates and maps: the same in both directions, as the roots are symmetric. */
-  const whiten = (maps: readonly Matrix[]): Matrix[] =>
-    maps.map((map, h) =>
-      multiply(multiply(roots[h]!.queries, map, options), roots[h]!.keys, options),
-    );
-  const start = closedMaps(closed);
-  const right = whiten(await squares.gradient(start, "logits"));
-  const changes = await conjugateGradients(right, async (directions) => {
-    const products = whiten(await squares.gradient(whiten(directions), "nothing"));
-    return addMultiples(products, () => RIDGE, directions);
-  });
-  const maps = addMultiples(start, () => 1, whiten(changes));
+  const maps = await refitMaps(closedMaps(closed), moments.queries, squares, options);
   const rank = layer.latent.rows;
   return {
     ...layer,
@@ -87,6 +71,38 @@ export async function refitLogits(
       ),
     ),
   };
+}
+
+/**
+ * Improves the maps of heads from their queries to the features of keys.
+ *
+ * @param start - `[d, w]` for each head.
+ * @param queries - E[qᵀq] of each head.
+ * @param squares - The errors of the logits on the calibration windows.
+ * @param options - The kernels.
+ */
+export async function refitMaps(
+  start: readonly Matrix[],
+  queries: readonly Matrix[],
+  squares: LogitSquares,
+  options: LinalgOptions = {},
+): Promise<Matrix[]> {
+  const keyMoments = await squares.featureMoments();
+  const roots = queries.map((moment, h) => ({
+    queries: inverseRoot(moment, options),
+    keys: inverseRoot(keyMoments[h]!, options),
+  }));
+  /** Between white coordinates and maps: the same in both directions, as the roots are symmetric. */
+  const whiten = (maps: readonly Matrix[]): Matrix[] =>
+    maps.map((map, h) =>
+      multiply(multiply(roots[h]!.queries, map, options), roots[h]!.keys, options),
+    );
+  const right = whiten(await squares.gradient(start));
+  const changes = await conjugateGradients(right, async (directions) => {
+    const products = whiten(await squares.curvature(whiten(directions)));
+    return addMultiples(products, () => RIDGE, directions);
+  });
+  return addMultiples(start, () => 1, whiten(changes));
 }
 
 /** The maps of the closed form in terms of the original queries, `[d, r + d_r]` for each head. */

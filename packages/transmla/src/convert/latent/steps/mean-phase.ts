@@ -10,16 +10,17 @@ import {
   tensor,
   type Tensor,
 } from "@transmla/core";
-import { matrix, solve, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
+import { matrix, multiply, solve, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
 import type { ComplexVector } from "../algebra/complex-pairs.ts";
 import { accumulate, owned, readOut, upload } from "../algebra/device.ts";
-import { addToDiagonal, meanDiagonal } from "../algebra/matrices.ts";
+import { addToDiagonal, innerProduct, meanDiagonal } from "../algebra/matrices.ts";
 import {
   project,
   rotate,
   rotationTables,
   type AttentionTensors,
+  type LayerInputs,
   type SourceAttention,
 } from "../source-layer.ts";
 import type { Moments } from "./moments.ts";
@@ -45,21 +46,32 @@ export class MeanPhaseFit {
   readonly #source: SourceAttention;
   readonly #slots: Slots;
   readonly #windows: number;
+  readonly #residual: ((keys: Tensor) => Tensor) | undefined;
   readonly #gram: readonly Matrix[];
   readonly #target: readonly Matrix[];
+  readonly #squares: Float64Array;
+  #queries = 0;
 
   /**
    * @param source - The layer.
    * @param slots - What keeps its rotation.
    * @param windows - How many windows will be added: they share the queries.
+   * @param residual - What is left of the keys `[T, g, d]` that lie behind slots and latent; all of them when absent.
    */
-  constructor(source: SourceAttention, slots: Slots, windows: number) {
+  constructor(
+    source: SourceAttention,
+    slots: Slots,
+    windows: number,
+    residual?: (keys: Tensor) => Tensor,
+  ) {
     const { heads, headDim } = source.attention;
     this.#source = source;
     this.#slots = slots;
     this.#windows = windows;
+    this.#residual = residual;
     this.#gram = Array.from({ length: heads }, () => matrix(headDim, headDim));
     this.#target = Array.from({ length: heads }, () => matrix(headDim, 1));
+    this.#squares = new Float64Array(heads);
   }
 
   /**
@@ -75,6 +87,16 @@ export class MeanPhaseFit {
     const positions = queryPositions(T, index, this.#windows, QUERIES);
     using window = owned(() => this.#prepare(x, layer, positions));
     const queries = await window.queries.read(); // [n, H d]
+    const { squares } = await readOut(() => ({
+      squares: sum(
+        sum(mul(window.weights, mul(window.targets, window.targets))).reshape([
+          c.heads,
+          positions.length,
+        ]),
+      ),
+    }));
+    accumulate(this.#squares, squares);
+    this.#queries += positions.length;
     const perBlock = Math.max(1, Math.floor(BLOCK_NUMBERS / (T * c.headDim)));
     for (let h = 0; h < c.heads; h++) {
       for (let start = 0; start < positions.length; start += perBlock) {
@@ -89,8 +111,8 @@ export class MeanPhaseFit {
   }
 
   /**
-   * `queries [n, H d]`, probabilities and target logits `[H, n, T]`, and the keys without their slots `[g, T, d]`, less
-   * their mean, which changes no covariance.
+   * `queries [n, H d]`, probabilities and target logits `[H, n, T]`, and the keys without their slots `[g, T, d]`; less
+   * their mean, which changes no covariance, unless their zero has a meaning.
    */
   #prepare(
     x: Tensor,
@@ -100,44 +122,69 @@ export class MeanPhaseFit {
     const { heads: H, kvHeads: g, headDim: d, scale } = this.#source.attention;
     const { backend } = x;
     const [T, n] = [x.shape[0]!, positions.length];
-    const ropeDim = this.#slots.read.rows;
+    const residual = this.#residual;
     const p = project(x, layer, this.#source.attention);
     const chosen = (heads: Tensor): Tensor => {
       const rows = tensor(backend, positions, [n], "i32");
       return gather(heads.reshape([T, heads.size / T]), rows);
     };
-    const rebuild = upload(backend, this.#slots.rebuild); // [g d, d_r]
-    const keys = p.keys.reshape([T, g * d]);
-    const slots = matmul(keys, upload(backend, this.#slots.read).transpose()); // [T, d_r]
-    const tables = rotationTables(backend, this.#source.frequencies.slice(0, ropeDim / 2), T);
-    const rotatedSlots = rotate(slots.reshape([T, 1, ropeDim]), tables);
-
-    // [g, rep T, d] times the group's rows of `rebuild`: the queries as the slots see them.
-    const grouped = p.queries.permute(1, 0, 2).reshape([g, (H / g) * T, d]);
-    const slotQueries = matmul(grouped, rebuild.reshape([g, d, ropeDim]))
-      .reshape([H, T, ropeDim])
-      .permute(1, 0, 2);
     const perGroup = (rows: Tensor, width: number): Tensor =>
       rows
         .reshape([n, H, width])
         .permute(1, 0, 2)
         .reshape([g, (H / g) * n, width]);
     const rotatedQueries = perGroup(chosen(p.rotatedQueries), d);
-    const logits = matmul(rotatedQueries, p.rotatedKeys.permute(1, 2, 0)).reshape([H, n, T]);
-    const slotPart = matmul(
-      perGroup(chosen(rotate(slotQueries, tables)), ropeDim),
-      rotatedSlots.reshape([T, ropeDim]).transpose(),
-    ).reshape([H, n, T]);
+    const against = (keys: Tensor): Tensor =>
+      matmul(rotatedQueries, keys.permute(1, 2, 0)).reshape([H, n, T]);
+    const logits = against(p.rotatedKeys);
     const weights = softmax(add(affine(logits, scale), futureKeys(backend, positions, T)));
-    const rest = sub(logits, slotPart);
-    const residual = sub(keys, matmul(slots, rebuild.transpose()));
-    const byHead = residual.reshape([T, g, d]).permute(1, 0, 2).reshape([g, T, d]);
+    const left = residual ? residual(p.keys) : p.keys;
+    const keys = left.reshape([T, g * d]);
+    let rest = residual ? against(rotate(left, layer)) : logits;
+    let behind = keys;
+    if (this.#slots.pairs.length > 0) {
+      const { slotPart, held } = this.#slotPart(p.queries, keys, chosen, perGroup);
+      rest = sub(rest, slotPart.reshape([H, n, T]));
+      behind = sub(keys, held);
+    }
+    const byHead = behind.reshape([T, g, d]).permute(1, 0, 2).reshape([g, T, d]);
     const mean = affine(sum(byHead.transpose()), 1 / T).reshape([g, 1, d]);
     return {
       queries: chosen(p.queries),
       weights,
       targets: sub(rest, sum(mul(weights, rest))),
-      keys: sub(byHead, mean),
+      keys: residual ? byHead : sub(byHead, mean),
+    };
+  }
+
+  /** The logits of the slots, `[g, H/g n, T]`, and the part `[T, g d]` of the keys that they hold. */
+  #slotPart(
+    queries: Tensor,
+    keys: Tensor,
+    chosen: (heads: Tensor) => Tensor,
+    perGroup: (rows: Tensor, width: number) => Tensor,
+  ): Record<"slotPart" | "held", Tensor> {
+    const { heads: H, kvHeads: g, headDim: d } = this.#source.attention;
+    const { pairs, read, rebuild } = this.#slots;
+    const { backend } = keys;
+    const [T, ropeDim] = [keys.shape[0]!, read.rows];
+    const back = upload(backend, rebuild); // [g d, d_r]
+    const slots = matmul(keys, upload(backend, read).transpose()); // [T, d_r]
+    const frequencies = pairs.map((l) => this.#source.frequencies[l]!);
+    const tables = rotationTables(backend, frequencies, T);
+    const rotatedSlots = rotate(slots.reshape([T, 1, ropeDim]), tables).reshape([T, ropeDim]);
+    // [g, rep T, d] times the group's rows of `rebuild`: the queries as the slots see them.
+    const grouped = queries.permute(1, 0, 2).reshape([g, (H / g) * T, d]);
+    const slotQueries = matmul(grouped, back.reshape([g, d, ropeDim]))
+      .reshape([H, T, ropeDim])
+      .permute(1, 0, 2);
+    const asked = perGroup(chosen(rotate(slotQueries, tables)), ropeDim);
+    return {
+      slotPart: matmul(
+        asked.reshape([H * (asked.size / (H * ropeDim)), ropeDim]),
+        rotatedSlots.transpose(),
+      ),
+      held: matmul(slots, back.transpose()),
     };
   }
 
@@ -211,6 +258,57 @@ export class MeanPhaseFit {
       return { re: data.slice(0, pairs), im: data.slice(pairs) };
     });
   }
+
+  /** What the phases leave. */
+  residuals(phases: readonly ComplexVector[]): number[] {
+    return phases.map(({ re, im }, h) => {
+      const mu = matrix(re.length * 2, 1, Float64Array.of(...re, ...im));
+      const fitted = innerProduct(mu, multiply(this.#gram[h]!, mu));
+      const left = this.#squares[h]! - 2 * innerProduct(mu, this.#target[h]!) + fitted;
+      return Math.max(left, 0) / this.#queries;
+    });
+  }
+}
+
+/** Phases, and what they leave. */
+export interface FittedPhases {
+  /** For each head a factor for each RoPE pair of its queries. */
+  readonly phases: readonly ComplexVector[];
+  /** For each head the mean over queries of `Σ p e²`, e the error of the logits before the softmax scale. */
+  readonly residuals: readonly number[];
+}
+
+/** What a fit of phases stands on. */
+export interface PhaseFitOptions {
+  readonly slots: Slots;
+  readonly moments: Moments;
+  /** What is left of the keys `[T, g, d]` that lie behind slots and latent; all of them when absent. */
+  readonly residual?: ((keys: Tensor) => Tensor) | undefined;
+}
+
+/**
+ * Fits the phases of all heads over all windows.
+ *
+ * @param source - The layer.
+ * @param inputs - The windows.
+ * @param tensors - The weights of the layer on the backend.
+ * @param from - Slots and moments of the layer.
+ * @param options - The kernels.
+ */
+export async function fitMeanPhases(
+  source: SourceAttention,
+  inputs: LayerInputs,
+  tensors: AttentionTensors,
+  { slots, moments, residual }: PhaseFitOptions,
+  options: LinalgOptions = {},
+): Promise<FittedPhases> {
+  const fit = new MeanPhaseFit(source, slots, inputs.windows, residual);
+  for (let window = 0; window < inputs.windows; window++) {
+    using x = inputs.at(window);
+    await fit.add(x, tensors, window);
+  }
+  const phases = fit.finish(moments, options);
+  return { phases, residuals: fit.residuals(phases) };
 }
 
 /** `D a` for `a [d, cols]`: features `Re(q conj k)` and `-Im(q conj k)` of keys in columns. */

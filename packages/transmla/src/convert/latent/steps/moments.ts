@@ -36,6 +36,8 @@ export interface Moments {
   readonly uniform: Matrix;
   /** The same, each token weighted by the attention that it receives over all heads and queries. */
   readonly received: Matrix;
+  /** The mean of y `[2 g d]`, uniform and by the attention received. */
+  readonly means: Readonly<Record<"uniform" | "received", Float64Array>>;
   /** E[qᵀq] `[d, d]` of each query head, before RoPE. */
   readonly queries: readonly Matrix[];
   /** The mean of `e^{i (t - n) theta}` under the attention, for each RoPE pair. */
@@ -51,11 +53,18 @@ export class MomentSums {
   readonly #received: Float64Array;
   /** `[H, d, d]`: queries, values by the attention received from each head, outputs of each head. */
   readonly #perHead: Readonly<Record<"queries" | "values" | "outputs", Float64Array>>;
+  readonly #means: Readonly<Record<"uniform" | "received", Float64Array>>;
+  readonly #start: 0 | 1;
   #byDistance: Float64Array = new Float64Array();
   #tokens = 0;
+  #keys = 0;
+  #receivedTotal = 0;
 
-  /** @param source - The layer. */
-  constructor(source: SourceAttention) {
+  /**
+   * @param source - The layer.
+   * @param start - The first position that counts as a key: 1 where the first one is kept exactly.
+   */
+  constructor(source: SourceAttention, start: 0 | 1 = 0) {
     const { heads, kvHeads, headDim } = source.attention;
     const width = 2 * kvHeads * headDim;
     const perHead = (): Float64Array => new Float64Array(heads * headDim * headDim);
@@ -63,6 +72,8 @@ export class MomentSums {
     this.#uniform = new Float64Array(width * width);
     this.#received = new Float64Array(width * width);
     this.#perHead = { queries: perHead(), values: perHead(), outputs: perHead() };
+    this.#means = { uniform: new Float64Array(width), received: new Float64Array(width) };
+    this.#start = start;
   }
 
   /**
@@ -76,7 +87,7 @@ export class MomentSums {
     const c = this.#source.attention;
     const T = x.shape[0]!;
     using projected = owned(() => project(x, layer, c));
-    const probabilities = new ProbabilitySums(c.heads, T);
+    const probabilities = new ProbabilitySums(c.heads, T, this.#start);
     const blocks: Tensor[] = [];
     try {
       const perBlock = Math.max(1, Math.floor(BLOCK_PROBABILITIES / (c.heads * T)));
@@ -87,14 +98,22 @@ export class MomentSums {
         blocks.push(block.mixed.slice(0, 0, end - start));
       }
       using heads = concat(blocks, 0); // [T, H d]
-      const sums = await readOut(() => windowMoments(projected, heads, probabilities, c));
+      const received = probabilities.receivedOverHeads();
+      const sums = await readOut(() => ({
+        ...keyMoments(projected, received, c, this.#start),
+        ...headMoments(projected, heads, probabilities, c),
+      }));
       accumulate(this.#uniform, sums.uniform);
       accumulate(this.#received, sums.received);
+      accumulate(this.#means.uniform, sums.uniformMean);
+      accumulate(this.#means.received, sums.receivedMean);
       for (const name of ["queries", "values", "outputs"] as const) {
         accumulate(this.#perHead[name], sums[name]);
       }
       this.#addDistances(probabilities.byDistance);
       this.#tokens += T;
+      this.#keys += T - this.#start;
+      this.#receivedTotal += received.reduce((sum, weight) => sum + weight, 0);
       using weight = layer.o.transpose();
       return matmul(heads, weight);
     } finally {
@@ -119,12 +138,10 @@ export class MomentSums {
   finish(options: LinalgOptions = {}): Moments {
     const { attention: c, frequencies } = this.#source;
     const width = 2 * c.kvHeads * c.headDim;
+    const divided = (sums: Float64Array, count: number): Float64Array =>
+      sums.map((sum) => sum / count);
     const mean = (sums: Float64Array, count: number, size: number): Matrix =>
-      matrix(
-        size,
-        size,
-        sums.map((sum) => sum / count),
-      );
+      matrix(size, size, divided(sums, count));
     const head = (sums: Float64Array, h: number): Matrix => {
       const size = c.headDim * c.headDim;
       return mean(sums.subarray(h * size, (h + 1) * size), this.#tokens, c.headDim);
@@ -134,8 +151,12 @@ export class MomentSums {
       return innerProduct(metric, head(values, h)) - innerProduct(metric, head(outputs, h));
     });
     return {
-      uniform: mean(this.#uniform, this.#tokens, width),
-      received: mean(this.#received, this.#tokens * c.heads, width),
+      uniform: mean(this.#uniform, this.#keys, width),
+      received: mean(this.#received, this.#receivedTotal, width),
+      means: {
+        uniform: divided(this.#means.uniform, this.#keys),
+        received: divided(this.#means.received, this.#receivedTotal),
+      },
       queries: variances.map((_, h) => head(this.#perHead.queries, h)),
       meanRotation: meanRotation(this.#byDistance, frequencies),
       outputVariance: variances.reduce((sum, variance) => sum + variance, 0) / c.heads,
@@ -171,11 +192,13 @@ class ProbabilitySums {
   /** `[T]`: the attention paid at each distance, over all heads. */
   readonly byDistance: Float64Array;
   readonly #tokens: number;
+  readonly #start: number;
 
-  constructor(heads: number, tokens: number) {
+  constructor(heads: number, tokens: number, start: number) {
     this.received = new Float64Array(heads * tokens);
     this.byDistance = new Float64Array(tokens);
     this.#tokens = tokens;
+    this.#start = start;
   }
 
   /** Adds queries `start` to `end - 1`: `received [H, end]`, and the probabilities over all heads `[end - start, end]`. */
@@ -187,17 +210,18 @@ class ProbabilitySums {
       );
     }
     for (let t = start; t < end; t++) {
-      for (let n = 0; n <= t; n++) this.byDistance[t - n]! += overHeads[(t - start) * end + n]!;
+      for (let n = this.#start; n <= t; n++)
+        this.byDistance[t - n]! += overHeads[(t - start) * end + n]!;
     }
   }
 
-  /** `[T]`: the attention received from all heads. */
+  /** `[T]`: the attention that keys receive from all heads. */
   receivedOverHeads(): Float64Array {
     const total = new Float64Array(this.#tokens);
     for (let start = 0; start < this.received.length; start += this.#tokens) {
       accumulate(total, this.received.subarray(start, start + this.#tokens));
     }
-    return total;
+    return total.fill(0, 0, this.#start);
   }
 }
 
@@ -233,24 +257,40 @@ function future(backend: Backend, start: number, end: number): Tensor {
   return affine(less(queryAt, full(backend, [end], 0, 1)), -1e30);
 }
 
-/** The Gram matrices of one window. */
-function windowMoments(
+/** Gram matrices and sums of the keys and values of one window. */
+function keyMoments(
+  p: Projected,
+  received: Float64Array,
+  c: GroupedAttention,
+  start: 0 | 1,
+): Record<"uniform" | "received" | "uniformMean" | "receivedMean", Tensor> {
+  const { backend } = p.keys;
+  const T = p.keys.shape[0]!;
+  const width = c.kvHeads * c.headDim;
+  const y = concat([p.keys.reshape([T, width]), p.values.reshape([T, width])], 1);
+  const weights = tensor(backend, received, [T, 1]);
+  const counted = y.slice(0, start, T);
+  return {
+    uniform: gram(counted, counted),
+    received: gram(y, mul(y, weights)),
+    uniformMean: gram(full(backend, [T - start, 1], 1), counted),
+    receivedMean: gram(weights, y),
+  };
+}
+
+/** Gram matrices of the heads of one window. */
+function headMoments(
   p: Projected,
   headOutputs: Tensor,
   probabilities: ProbabilitySums,
   c: GroupedAttention,
-): Record<"uniform" | "received" | "queries" | "values" | "outputs", Tensor> {
+): Record<"queries" | "values" | "outputs", Tensor> {
   const { heads: H, kvHeads: g, headDim: d } = c;
-  const { backend } = p.queries;
   const T = p.queries.shape[0]!;
-  const y = concat([p.keys.reshape([T, g * d]), p.values.reshape([T, g * d])], 1);
-  const byToken = tensor(backend, probabilities.receivedOverHeads(), [T, 1]);
-  const byHead = tensor(backend, probabilities.received, [g, H / g, T, 1]);
+  const byHead = tensor(p.queries.backend, probabilities.received, [g, H / g, T, 1]);
   const values = p.values.permute(1, 0, 2).reshape([g, 1, T, d]);
   const perHead = (x: Tensor): Tensor => gram(x.permute(1, 0, 2), x.permute(1, 0, 2)); // [H, d, d]
   return {
-    uniform: gram(y, y),
-    received: gram(y, mul(y, byToken)),
     queries: perHead(p.queries),
     values: gram(values, mul(values, byHead)),
     outputs: perHead(headOutputs.reshape([T, H, d])),

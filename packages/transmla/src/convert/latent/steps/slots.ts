@@ -1,64 +1,96 @@
 import { eighHermitian, matrix, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
 import type { GroupedAttention } from "../../../model/config/model-config.ts";
+import { range } from "../../host-tensor.ts";
 import { complexZeros, setComplexBlock, type ComplexVector } from "../algebra/complex-pairs.ts";
 import type { Moments } from "./moments.ts";
 
-// The part of the keys that keeps its rotary embedding: for each of the fastest frequencies one complex component of the
-// keys of all kv heads, which commutes with the rotation. Everything slower goes to the latent.
+// The part of the keys that keeps its rotary embedding: complex components of the keys of all kv heads at one frequency
+// each, which commute with the rotation. Everything else goes to the latent.
 
 /** Keeps the weights of a silent head's queries away from zero. */
 const POWER_FLOOR = 1e-9;
 
-/** The rotated key that all heads share: d_r / 2 slots, slot p at the p-th fastest frequency. */
+/** The rotated key that all heads share: d_r / 2 slots, each at the frequency of a RoPE pair of the heads. */
 export interface Slots {
   /** `[d_r, g d]`: the slots of the keys of all kv heads, half-split. */
   readonly read: Matrix;
   /** `[g d, d_r]`: the part of the keys that the slots hold; transposed, it takes a group's queries to the slots. */
   readonly rebuild: Matrix;
-  /** For each slot, which of the d / 2 frequencies it rotates at. */
+  /** For each slot its RoPE pair: which of the d / 2 frequencies it rotates at. */
   readonly pairs: readonly number[];
   /** For each frequency, or group of frequencies, the energies of its components, descending. */
   readonly energies: readonly Float64Array[];
 }
 
+/** Which components of the keys get a slot. */
+export interface SlotChoice {
+  /** d_r, even: twice the number of slots. */
+  readonly ropeDim: number;
+  /** The strongest component of each of the fastest frequencies, or the components that lose most without rotation. */
+  readonly choice: "fast band" | "free";
+}
+
 /**
- * Chooses one complex component for each of the `ropeDim / 2` fastest frequencies: the strongest of the keys of all kv
- * heads at that frequency, weighted by the power of the queries that read them.
+ * Chooses complex components of the keys of all kv heads at one frequency each, weighted by the power of the queries that
+ * read them.
  *
  * @param moments - Of the layer.
  * @param c - Its attention.
- * @param ropeDim - d_r, even, at most the width of a head.
+ * @param choice - How many, and which.
  * @param options - The kernels.
  */
 export function chooseSlots(
   moments: Moments,
   c: GroupedAttention,
-  ropeDim: number,
+  { ropeDim, choice }: SlotChoice,
   options: LinalgOptions = {},
 ): Slots {
   const { kvHeads: g, headDim: d } = c;
-  const pairs = d / 2;
-  const slots = ropeDim / 2;
-  const read = matrix(ropeDim, g * d);
-  const rebuild = matrix(g * d, ropeDim);
-  const energies: Float64Array[] = [];
-  for (let l = 0; l < pairs; l++) {
+  const [pairs, slots] = [d / 2, ropeDim / 2];
+  const spectra = Array.from({ length: pairs }, (_, l) => {
     const roots = queryRoots(moments, c, l);
     const { re, im } = keyCovariance(moments.uniform, c, l, roots);
-    const { values, vectors } = eighHermitian(re, im, options);
-    energies.push(values);
-    if (l >= slots) continue;
-    const u = firstColumn(vectors);
+    return { roots, ...eighHermitian(re, im, options) };
+  });
+  const energies = spectra.map(({ values }) => values);
+  const chosen =
+    choice === "free"
+      ? mostNeeded(energies, moments.meanRotation, slots)
+      : range(0, slots).map((l) => ({ l, rank: 0 }));
+  const read = matrix(ropeDim, g * d);
+  const rebuild = matrix(g * d, ropeDim);
+  for (const [index, { l, rank }] of chosen.entries()) {
+    const { vectors, roots } = spectra[l]!;
+    const u = column(vectors, rank);
     for (let j = 0; j < g; j++) {
       const key = [j * d + l, j * d + pairs + l] as const;
-      const slot = [l, slots + l] as const;
+      const slot = [index, slots + index] as const;
       const root = roots[j]!;
       setComplexBlock(read, slot, key, u.re[j]! * root, -u.im[j]! * root);
       setComplexBlock(rebuild, key, slot, u.re[j]! / root, u.im[j]! / root);
     }
   }
-  return { read, rebuild, pairs: Array.from({ length: slots }, (_, p) => p), energies };
+  return { pairs: chosen.map(({ l }) => l), read, rebuild, energies };
+}
+
+/**
+ * The components with the most energy that a constant cannot stand in for: `1 - |E e^{i (t - n) theta}|²` of it under the
+ * attention. In the order of frequencies.
+ */
+function mostNeeded(
+  energies: readonly Float64Array[],
+  { re, im }: ComplexVector,
+  slots: number,
+): { readonly l: number; readonly rank: number }[] {
+  return energies
+    .flatMap((values, l) => {
+      const benefit = 1 - re[l]! ** 2 - im[l]! ** 2;
+      return Array.from(values, (value, rank) => ({ l, rank, lost: value * benefit }));
+    })
+    .toSorted((a, b) => b.lost - a.lost)
+    .slice(0, slots)
+    .toSorted((a, b) => a.l - b.l || a.rank - b.rank);
 }
 
 /** For each kv head the root of the power of its queries at one frequency. */
@@ -94,11 +126,14 @@ function keyCovariance(
   return { re, im };
 }
 
-function firstColumn({ re, im }: { readonly re: Matrix; readonly im: Matrix }): ComplexVector {
-  const column = complexZeros(re.rows);
+function column(
+  { re, im }: { readonly re: Matrix; readonly im: Matrix },
+  index: number,
+): ComplexVector {
+  const result = complexZeros(re.rows);
   for (let i = 0; i < re.rows; i++) {
-    column.re[i] = re.data[i * re.cols]!;
-    column.im[i] = im.data[i * im.cols]!;
+    result.re[i] = re.data[i * re.cols + index]!;
+    result.im[i] = im.data[i * im.cols + index]!;
   }
-  return column;
+  return result;
 }
