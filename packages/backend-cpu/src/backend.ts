@@ -29,6 +29,7 @@ export function backendOn(memory: Memory): Backend<CpuBuffer> {
     write: (buffer, data) => memory.bytes("write", buffer, 0, data.byteLength).set(data),
     read: async (buffer, start, length) => memory.bytes("read", buffer, start, length).slice(),
     memory: () => memory.count,
+    capacity: memory.limit,
     dispose: () => memory.dispose(),
   };
 }

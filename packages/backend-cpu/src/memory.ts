@@ -75,10 +75,12 @@ export class Memory {
   /** The whole memory as bytes: blocks. */
   u8: Uint8Array = new Uint8Array(0);
 
+  /** How far the memory may grow, in bytes. */
+  readonly limit: number;
+
   /** The WebAssembly kernels over this memory, where there are any. */
   simd: Kernels | null;
 
-  readonly #limit: number;
   readonly #allocator = new Allocator();
   readonly #scratch: Block[] = [];
   #liveBuffers = 0;
@@ -93,9 +95,9 @@ export class Memory {
   constructor(maxBytes: number, options: KernelOptions = {}) {
     const { webAssembly: allowed = true, threads = 1 } = options;
     check(maxBytes, threads);
-    this.#limit = Math.floor(maxBytes / PAGE) * PAGE;
+    this.limit = Math.floor(maxBytes / PAGE) * PAGE;
     const compiles = allowed && canCompile();
-    const limits = { initial: 1, maximum: this.#limit / PAGE };
+    const limits = { initial: 1, maximum: this.limit / PAGE };
     const shared = compiles && threads > 1 && canShare() ? trySharedMemory(limits) : null;
     this.#memory = shared ?? new webAssembly.Memory(limits);
     this.simd = compiles ? this.#kernels(this.#memory, options, shared ? threads : 1) : null;
@@ -237,7 +239,7 @@ export class Memory {
   #grow(memory: WebAssemblyMemory, bytes: number): void {
     const size = memory.buffer.byteLength;
     const needed = Math.ceil((bytes - this.#allocator.freeAtEnd) / PAGE);
-    const room = (this.#limit - size) / PAGE;
+    const room = (this.limit - size) / PAGE;
     const generous = Math.ceil(Math.min(size / 2, LARGEST_STEP) / PAGE);
     const grown =
       needed <= room &&
@@ -245,7 +247,7 @@ export class Memory {
     if (!grown) {
       const { buffers, bytes: live } = this.count;
       const limit =
-        needed > room ? `the limit is ${this.#limit}` : `the engine refused to grow beyond ${size}`;
+        needed > room ? `the limit is ${this.limit}` : `the engine refused to grow beyond ${size}`;
       fail(
         BackendError,
         "allocate",

@@ -203,6 +203,8 @@ export interface Backend<B = any> {
   read(buffer: B, byteOffset: number, byteLength: number): Promise<Uint8Array>;
   /** What is live now; tests assert that it returns to where it began. */
   memory(): MemoryCount;
+  /** The most bytes that it can hold, where that is known. */
+  readonly capacity?: number;
   /** Factorisations that the backend does itself; core's own f64 ones serve otherwise. */
   readonly routines?: Routines<B>;
   /**

@@ -1,7 +1,10 @@
 import {
   asHostArray,
+  BackendError,
   BLOCK_SIZE,
+  byteLength,
   decode,
+  fail,
   isBlock,
   tensor,
   type Backend,
@@ -9,7 +12,8 @@ import {
   type Tensor,
 } from "@transmla/core";
 
-import type { TensorSource } from "./checkpoint/tensors.ts";
+import { elementCount, type TensorSource } from "./checkpoint/tensors.ts";
+import { formatBytes } from "./format-bytes.ts";
 
 /** The widest form in which a model holds its matrices. */
 export type WeightDType = "f32" | "bf16" | "q8" | "q4";
@@ -67,4 +71,49 @@ export async function loadWeight(
   const elements = asHostArray(stored.bytes, stored.dtype);
   const values = held === stored.dtype ? elements : decode(elements, stored.dtype);
   return tensor(backend, values, shape, held);
+}
+
+/**
+ * Throws a `BackendError` when the weights of a checkpoint do not fit on a backend, and says what would. Only headers have
+ * been read by then.
+ *
+ * @param backend - Where they would go.
+ * @param source - The checkpoint.
+ * @param widest - The widest form in which a matrix would be held.
+ * @param label - What the error calls the model.
+ */
+export function requireRoom(
+  backend: Backend,
+  source: TensorSource,
+  widest: WeightDType,
+  label: string,
+): void {
+  const { capacity } = backend;
+  if (capacity === undefined) return;
+  const free = capacity - backend.memory().bytes;
+  const needed = bytesHeld(source, widest);
+  if (needed <= free) return;
+  const fitting = weightDTypes
+    .slice(weightDTypes.indexOf(widest) + 1)
+    .map((dtype) => ({ dtype, bytes: bytesHeld(source, dtype) }))
+    .filter(({ bytes }) => bytes <= free)
+    .map(({ dtype, bytes }) => `weights ${dtype} with ${formatBytes(bytes)}`);
+  const advice =
+    fitting.length > 0
+      ? `what fits: ${fitting.join(", ")}`
+      : "no form of the weights fits: take a smaller model or another backend";
+  const room = `${formatBytes(free)} of the ${formatBytes(capacity)} of the ${backend.name} backend are free`;
+  fail(
+    BackendError,
+    "loadModel",
+    `with weights ${widest} the model takes ${formatBytes(needed)}, and ${room}; ${advice}`,
+    label,
+  );
+}
+
+function bytesHeld(source: TensorSource, widest: WeightDType): number {
+  return [...source.tensors.values()].reduce((sum, { name, shape }) => {
+    const dtype = heldDType(name, shape, source.storedDType(name), widest);
+    return sum + byteLength(dtype, elementCount(shape));
+  }, 0);
 }

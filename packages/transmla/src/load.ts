@@ -4,7 +4,7 @@ import { readAssets } from "./assets.ts";
 import { readJson, type Folder } from "./checkpoint/folder.ts";
 import { openCheckpoint } from "./checkpoint/shards.ts";
 import { ggufFolder } from "./gguf/folder.ts";
-import { loadWeight, type WeightDType } from "./load-weights.ts";
+import { loadWeight, requireRoom, type WeightDType } from "./load-weights.ts";
 import { parseConfig } from "./model/config/families.ts";
 import type { HuggingFaceConfig, ModelConfig } from "./model/config/model-config.ts";
 import { Model } from "./model/model.ts";
@@ -92,7 +92,8 @@ export async function readConfig(folder: Folder): Promise<ReadConfig> {
  *   files from anywhere.
  * @param options - The backend, progress and abort.
  * @returns A model that the caller disposes of.
- * @throws FormatError or UnsupportedError that names file, field and value.
+ * @throws FormatError or UnsupportedError that names file, field and value; BackendError, before a weight is read, when the
+ *   weights do not fit, with the forms that do.
  *
  * @example
  * ```ts
@@ -117,6 +118,7 @@ export async function loadModel(from: string | Folder, options: LoadOptions): Pr
     );
     const total = sizes.reduce((sum, size) => sum + size, 0);
     const { backend, weights = "f32" } = options;
+    requireRoom(backend, source, weights, folder.path);
     let done = 0;
     for (const name of source.tensors.keys()) {
       signal?.throwIfAborted();

@@ -1,12 +1,12 @@
 import { cpuBackend } from "@transmla/backend-cpu";
-import type { DType } from "@transmla/core";
+import { BackendError, tensor, type DType } from "@transmla/core";
 import { afterEach, expect, test } from "vitest";
 
 import { bundledModel } from "../src/bundled.ts";
 import { blobFolder, type Folder } from "../src/checkpoint/folder.ts";
 import { compare, cutWindows } from "../src/evaluate/evaluate.ts";
 import { createRandom } from "../src/generate/random.ts";
-import type { WeightDType } from "../src/load-weights.ts";
+import { weightDTypes, type WeightDType } from "../src/load-weights.ts";
 import { loadModel } from "../src/load.ts";
 import type { CacheDType } from "../src/model/cache-size.ts";
 import type { Model } from "../src/model/model.ts";
@@ -113,4 +113,46 @@ test("matrices that are no whole blocks are bf16", async () => {
   using cache = model.createCache(4, "q8");
   using logits = model.forward([1, 2, 3], cache);
   expect([...(await logits.read())].every(Number.isFinite)).toBe(true);
+});
+
+test("weights that do not fit are refused before any is read", async () => {
+  const small = await cpuBackend({ maxBytes: 4 * 2 ** 20 });
+  const load = (weights?: WeightDType): Promise<Model> => {
+    return loadModel(bundledModel, {
+      backend: small,
+      weights,
+      onProgress: () => expect.unreachable(),
+    });
+  };
+  const found =
+    "the model takes 5.45 MiB, and 4.00 MiB of the 4.00 MiB of the cpu backend are free";
+  await expect(load()).rejects.toEqual(
+    new BackendError(
+      `loadModel: with weights f32 ${found}; what fits: weights q8 with 3.07 MiB, weights q4 with 1.71 MiB (${bundledModel})`,
+    ),
+  );
+  expect(small.memory()).toEqual({ buffers: 0, bytes: 0 });
+  const held = tensor(small, new Float32Array(2 ** 18), [2 ** 18]);
+  await expect(load("q8")).rejects.toThrow(/3\.00 MiB of the 4\.00 MiB .*; what fits: weights q4/);
+  held.dispose();
+  const tiny = await cpuBackend({ maxBytes: 2 ** 20 });
+  await expect(loadModel(bundledModel, { backend: tiny })).rejects.toThrow(
+    "no form of the weights fits: take a smaller model or another backend",
+  );
+  for (const each of [small, tiny]) each.dispose();
+});
+
+test("what is said of the room is what weights take", async () => {
+  for (const weights of weightDTypes) {
+    using _ = await loaded(weights);
+    const { bytes } = backend.memory();
+    const exact = await cpuBackend({ maxBytes: Math.ceil(bytes / 2 ** 16) * 2 ** 16 });
+    (await loadModel(bundledModel, { backend: exact, weights }))[Symbol.dispose]();
+    exact.dispose();
+    const less = await cpuBackend({ maxBytes: Math.floor((bytes - 1) / 2 ** 16) * 2 ** 16 });
+    await expect(loadModel(bundledModel, { backend: less, weights })).rejects.toThrow(
+      /^loadModel: with weights/,
+    );
+    less.dispose();
+  }
 });

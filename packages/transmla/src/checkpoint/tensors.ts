@@ -53,6 +53,12 @@ export interface TensorSource {
    */
   stored(name: string): Promise<StoredElements>;
   /**
+   * The form in which `stored` gives a tensor; nothing is read.
+   *
+   * @param name - A key of `tensors`.
+   */
+  storedDType(name: string): DType;
+  /**
    * The values of a tensor in row-major order, widened to f64 exactly. The caller owns them.
    *
    * @param name - A key of `tensors`.
@@ -112,6 +118,8 @@ export function tensorSource<T extends TensorInfo>(
     bytes(tensor: T): Promise<Uint8Array>;
     /** Where it is not what the dtype says. */
     stored?(tensor: T): Promise<StoredElements | undefined>;
+    /** Its form then. */
+    storedDType?(tensor: T): DType | undefined;
     pieces(tensor: T): AsyncGenerator<Float64Array>;
     close(): Promise<void>;
   },
@@ -136,6 +144,10 @@ export function tensorSource<T extends TensorInfo>(
       if (dtype) return { dtype, bytes: await store.bytes(tensor) };
       const numbers = Float32Array.from(await widened(tensor));
       return { dtype: "f32", bytes: bytesOf(numbers) };
+    },
+    storedDType: (name) => {
+      const tensor = find("storedDType", name);
+      return store.storedDType?.(tensor) ?? sameInCore[tensor.dtype] ?? "f32";
     },
     numbers: async (name) => widened(find("numbers", name)),
     pieces: (name) => store.pieces(find("pieces", name)),

@@ -1,5 +1,6 @@
 import { styleText } from "node:util";
 
+import { formatBytes } from "../format-bytes.ts";
 import type { Progress } from "../load.ts";
 
 /** Nothing is shown of what takes less than this. */
@@ -120,18 +121,6 @@ function formatTable(rows: readonly (readonly string[])[]): string[] {
   });
   lines.splice(1, 0, widths.map((width) => "-".repeat(width)).join("  "));
   return lines;
-}
-
-/** Bytes in binary units. */
-export function formatBytes(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : 1)} ${units[unit]}`;
 }
 
 /** A count with thousands separated by commas. */

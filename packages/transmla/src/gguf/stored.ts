@@ -8,18 +8,28 @@ import { CHUNK_ELEMENTS, elementCount, type StoredElements } from "../checkpoint
 const kept: Readonly<Record<string, DType>> = { F16: "f16", BF16: "bf16", Q8_0: "q8", Q4_0: "q4" };
 
 /**
+ * What core calls the form in which a tensor is stored.
+ *
+ * @param tensor - Which one.
+ * @returns `undefined` for a type that core does not have; its values are f32.
+ */
+export function keptDType({ type }: GgufTensor): DType | undefined {
+  return Object.hasOwn(kept, type.name) ? kept[type.name] : undefined;
+}
+
+/**
  * Reads a tensor in the form in which it is stored.
  *
  * @param file - The file whose header described the tensor.
  * @param tensor - Which one.
- * @returns `undefined` for a type that core does not have; its values are f32.
+ * @returns `undefined` for a type that core does not have.
  */
 export async function readGgufStored(
   file: ByteSource,
   tensor: GgufTensor,
 ): Promise<StoredElements | undefined> {
   const { type, begin, shape } = tensor;
-  const dtype = Object.hasOwn(kept, type.name) ? kept[type.name] : undefined;
+  const dtype = keptDType(tensor);
   if (!dtype) return undefined;
   const count = elementCount(shape);
   const bytes = new Uint8Array(byteLength(dtype, count));

@@ -12,7 +12,7 @@ import {
   type TensorSource,
 } from "../checkpoint/tensors.ts";
 import { outside, splitKeyValue, type GgufArchitecture } from "./architectures.ts";
-import { readGgufStored } from "./stored.ts";
+import { keptDType, readGgufStored } from "./stored.ts";
 
 /** The tensor that holds rotary factors; it is no weight. */
 export const ROPE_FACTORS = "rope_freqs.weight";
@@ -66,6 +66,7 @@ export function ggufWeights(
       const found = arrangeRows && (await readGgufStored(file, stored[0]!));
       return found && { ...found, bytes: arrangeRows(found.bytes) };
     },
+    storedDType: ({ stored, arrangeRows }) => arrangeRows && keptDType(stored[0]!),
     pieces: async function* ({ stored, arrange }) {
       if (!arrange) return yield* readGgufNumbers(file, stored[0]!);
       yield arrange(await eachOf(stored, (tensor) => readWhole(file, tensor)));

@@ -1,13 +1,14 @@
 import { basename } from "node:path";
 
 import { compare, type Comparison } from "../../evaluate/evaluate.ts";
+import { formatBytes } from "../../format-bytes.ts";
 import { cacheBytes, type CacheDType } from "../../model/cache-size.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
 import type { Model } from "../../model/model.ts";
 import { drawCharts, type Series } from "../../picture/chart.ts";
 import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { readWindows, type TextOptions } from "../inputs.ts";
-import { formatBytes, formatCount } from "../report.ts";
+import { formatCount } from "../report.ts";
 import { writeText } from "../write-text.ts";
 
 /** Options of `transmla compare`. */

@@ -4,13 +4,14 @@ import { bundledModel } from "../../bundled.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
 import { convert } from "../../convert/convert.ts";
 import { compare, cutWindows } from "../../evaluate/evaluate.ts";
+import { formatBytes } from "../../format-bytes.ts";
 import { cacheBytes } from "../../model/cache-size.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
 import type { Model } from "../../model/model.ts";
 import { openModel, type CommandContext } from "../context.ts";
 import { describeAttention, describeModel } from "../describe.ts";
 import { readTextFile } from "../inputs.ts";
-import { formatBytes, formatCount, formatSmall } from "../report.ts";
+import { formatCount, formatSmall } from "../report.ts";
 import { streamText } from "./generate.ts";
 
 const methods: readonly { readonly name: string; readonly method: ConversionMethod }[] = [

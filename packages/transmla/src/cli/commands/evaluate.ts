@@ -1,8 +1,8 @@
 import { evaluate } from "../../evaluate/evaluate.ts";
+import { formatBytes } from "../../format-bytes.ts";
 import { cacheBytes } from "../../model/cache-size.ts";
 import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
 import { readWindows, type TextOptions } from "../inputs.ts";
-import { formatBytes } from "../report.ts";
 
 /** Prints the perplexity of a model on a text. */
 export async function evaluateCommand(

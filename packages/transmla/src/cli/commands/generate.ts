@@ -1,3 +1,4 @@
+import { formatBytes } from "../../format-bytes.ts";
 import {
   generate,
   type GenerateOptions,
@@ -5,7 +6,7 @@ import {
 } from "../../generate/generate.ts";
 import type { Model } from "../../model/model.ts";
 import { openModel, type CommandContext, type StorageOptions } from "../context.ts";
-import { formatBytes, type Report } from "../report.ts";
+import type { Report } from "../report.ts";
 
 /** Sampling flags as commander parses them. */
 export interface SamplingFlags {

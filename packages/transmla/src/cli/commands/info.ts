@@ -1,13 +1,14 @@
 import type { Folder } from "../../checkpoint/folder.ts";
 import { openCheckpoint } from "../../checkpoint/shards.ts";
 import { planConversion, planTensors, type ConversionMethod } from "../../convert/conversion.ts";
+import { formatBytes } from "../../format-bytes.ts";
 import { asFolder, readConfig } from "../../load.ts";
 import { cacheBytes, type CacheDType } from "../../model/cache-size.ts";
 import { parseConfig } from "../../model/config/families.ts";
 import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
 import { describeAttention, describeModel } from "../describe.ts";
-import { formatBytes, formatCount, type Report } from "../report.ts";
+import { formatCount, type Report } from "../report.ts";
 
 /** Options of `transmla info`. */
 export interface InfoOptions {
