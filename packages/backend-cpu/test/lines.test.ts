@@ -2,13 +2,20 @@ import { fc, test as prop } from "@fast-check/vitest";
 import { expectClose } from "@transmla/core/testing";
 import { describe, expect, test } from "vitest";
 
+import { silu } from "../src/kernels/functions.ts";
 import { rowFunctions, type RowFunctions } from "../src/kernels/rows.ts";
 import { Memory, type KernelOptions } from "../src/memory.ts";
+import { arithmetics, type Arithmetic } from "../src/simd/lines.ts";
 
-/** Rows of one memory. */
+/** What is done with rows of one memory. */
+interface Functions extends RowFunctions {
+  /** Writes `silu(gate) * up`. */
+  gate(gate: number, up: number, to: number, count: number): void;
+}
+
 interface Side {
   readonly f32: Float32Array;
-  readonly rows: RowFunctions;
+  readonly rows: Functions;
 }
 
 const LENGTH = 200_001;
@@ -18,10 +25,15 @@ const [from, other, to] = [0, LENGTH, 2 * LENGTH] as const;
 function side(options: KernelOptions): Side {
   const memory = new Memory(2 ** 32, options);
   expect(memory.scratch(3 * LENGTH)).toBe(0);
-  return { f32: memory.f32, rows: rowFunctions(memory) };
+  const { f32, simd } = memory;
+  const gate = (from: number, up: number, to: number, count: number): void => {
+    if (simd) simd.get("gate")(4 * from, 4 * up, 4 * to, count);
+    else for (let i = 0; i < count; i++) f32[to + i] = silu(f32[from + i]!) * f32[up + i]!;
+  };
+  return { f32, rows: { ...rowFunctions(memory), gate } };
 }
 
-type Run = (rows: RowFunctions, count: number) => number | undefined;
+type Run = (rows: Functions, count: number) => number | undefined;
 
 /** What a function writes and returns. */
 function outcome({ f32, rows }: Side, values: readonly number[], run: Run): [Float32Array, number] {
@@ -112,4 +124,29 @@ describe.each([
       Number.NaN,
     ]);
   });
+});
+
+describe("arithmetic", () => {
+  const functions: Readonly<Record<Arithmetic, (a: number, b: number) => number>> = {
+    add: (a, b) => a + b,
+    sub: (a, b) => a - b,
+    mul: (a, b) => a * b,
+    div: (a, b) => a / b,
+    max: Math.max,
+    min: Math.min,
+  };
+  const memory = new Memory(2 ** 32);
+  expect(memory.scratch(1024)).toBe(0);
+  const { f32 } = memory;
+  const pairs = fc.array(fc.tuple(fc.float(), fc.float()), { maxLength: 70 });
+
+  for (const fn of arithmetics) {
+    prop.prop([pairs])(`${fn} is that of numbers, rounded once`, (values) => {
+      const count = values.length;
+      for (let i = 0; i < count; i++) [f32[200 + i], f32[400 + i]] = values[i]!;
+      memory.simd!.get(`${fn} lines`)(4 * 200, 4 * 400, 4 * 600, count);
+      const expected = Float32Array.from(values, ([a, b]) => functions[fn](a, b));
+      expect(f32.slice(600, 600 + count)).toEqual(expected);
+    });
+  }
 });

@@ -2,8 +2,10 @@ import { spawnSync } from "node:child_process";
 import type { Worker } from "node:worker_threads";
 
 import {
+  add,
   ArgumentError,
   BackendError,
+  gatedActivation,
   matmul,
   rmsNorm,
   scope,
@@ -150,6 +152,11 @@ describe("a backend with threads", () => {
     "matmul of one row by q8": (on) => product(on, 1, 320, 700, "q8", true),
     "matmul of many rows by q4": (on) => product(on, 33, 320, 700, "q4", true),
     "matmul of one column": (on) => product(on, 700, 301, 1, "f32", true),
+    add: (on) => add(tensor(on, values(7001, 1), [7001]), tensor(on, values(7001, 2), [7001])),
+    gatedActivation: (on) => {
+      const [gate, up] = [1, 2].map((seed) => tensor(on, values(7001, seed), [7001]));
+      return gatedActivation(gate!, up!, "silu");
+    },
     softmax: (on) => softmax(tensor(on, values(131 * 77, 1), [131, 77])),
     "softmax of a view": (on) =>
       softmax(tensor(on, values(131 * 77, 1), [131, 77]).slice(1, 3, 70)),

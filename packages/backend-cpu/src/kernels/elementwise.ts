@@ -9,8 +9,8 @@ import type {
 import { add, overFloats, type FloatLoop, type Lines } from "../float-lines.ts";
 import { forEachRow, lastStep, longLines, type CpuKernel, type CpuOperand } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
+import type { KernelName } from "../simd/kernels.ts";
 import { exp, gelu, silu } from "./functions.ts";
-import { rowFunctions } from "./rows.ts";
 
 // One loop for each function: a loop that called its function through a variable would be five times slower.
 
@@ -93,14 +93,42 @@ const gateLoops: Readonly<Record<GateFunction, FloatLoop>> = {
   },
 };
 
-/** The gate by a WebAssembly kernel where lines are dense. */
-function siluGate(memory: Memory): FloatLoop {
-  const rows = rowFunctions(memory);
+/** About how many nanoseconds an element takes: what memory delivers, and an exponential. */
+const ARITHMETIC = 0.4;
+const GATE = 1;
+
+/** From this many elements on, a line is worth the call of a WebAssembly kernel. */
+const LONG = 64;
+
+/** Threads share a line in multiples of whole rounds of the kernels, which are cache lines. */
+const ROUND = 16;
+
+/**
+ * A loop by a WebAssembly kernel of three lines, divided among threads, where lines are dense and long, and by plain
+ * TypeScript elsewhere.
+ */
+function byKernel(
+  { simd }: Memory,
+  kernel: KernelName,
+  nanoseconds: number,
+  loop: FloatLoop,
+): FloatLoop {
+  if (!simd) return loop;
   return (f, lines) => {
     const { count, out, outStep, a, aStep, b, bStep } = lines;
-    const isDense = outStep === 1 && aStep === 1 && bStep === 1;
-    if (isDense) rows.gate(a, b, out, count);
-    else gateLoops.silu(f, lines);
+    if (count < LONG || outStep !== 1 || aStep !== 1 || bStep !== 1) {
+      loop(f, lines);
+      return;
+    }
+    const work = { items: count, multiple: ROUND, nanoseconds: count * nanoseconds };
+    simd.split(work, (call, begin, end) => {
+      const [from, other, to] = [a, b, out].map((at) => 4 * (at + begin)) as [
+        number,
+        number,
+        number,
+      ];
+      call(kernel, from, other, to, end - begin);
+    });
   };
 }
 
@@ -151,7 +179,16 @@ export const unary: CpuKernel<PrimitiveOps["unary"]> = (
 export const binary: CpuKernel<PrimitiveOps["binary"]> = (memory, out, inputs, { fn }) => {
   if (out.dtype === "i32" || out.dtype === "u32") {
     overIntegers(memory, [out, ...inputs], integerFunctions[fn]);
-  } else overFloats(memory, out, inputs, binaryLoops[fn]);
+    return;
+  }
+  const loop = binaryLoops[fn];
+  const hasKernel = fn !== "equal" && fn !== "less";
+  overFloats(
+    memory,
+    out,
+    inputs,
+    hasKernel ? byKernel(memory, `${fn} lines`, ARITHMETIC, loop) : loop,
+  );
 };
 
 /** `fn(gate) * up`. */
@@ -160,4 +197,7 @@ export const gatedActivation: CpuKernel<FusedOps["gatedActivation"]> = (
   out,
   inputs,
   { fn },
-) => overFloats(memory, out, inputs, fn === "silu" ? siluGate(memory) : gateLoops[fn]);
+) => {
+  const loop = gateLoops[fn];
+  overFloats(memory, out, inputs, fn === "silu" ? byKernel(memory, "gate", GATE, loop) : loop);
+};

@@ -1,6 +1,6 @@
 import type { Memory } from "../memory.ts";
 import type { Kernels } from "../simd/kernels.ts";
-import { exp, silu } from "./functions.ts";
+import { exp } from "./functions.ts";
 
 /** What is done with rows of adjacent f32; positions are indices into f32. */
 export interface RowFunctions {
@@ -14,8 +14,6 @@ export interface RowFunctions {
   sumOfSquares(at: number, count: number): number;
   /** Writes `x * factor * (weight + offset)`. */
   weigh(row: WeighedRow, factor: number, offset: number): void;
-  /** Writes `silu(gate) * up`. */
-  gate(gate: number, up: number, to: number, count: number): void;
 }
 
 /** A row that is multiplied by weights, and where the result goes. */
@@ -52,9 +50,6 @@ function simdRows(kernels: Kernels): RowFunctions {
     weigh: ({ from, weight, to, count }, factor, offset) => {
       kernels.get("weigh")(4 * from, 4 * weight, 4 * to, count, factor, offset);
     },
-    gate: (gate, up, to, count) => {
-      kernels.get("gate")(4 * gate, 4 * up, 4 * to, count);
-    },
   };
 }
 
@@ -86,9 +81,6 @@ function plainRows(f: Float32Array): RowFunctions {
       for (let i = 0; i < count; i++) {
         f[to + i] = f[from + i]! * factor * (f[weight + i]! + offset);
       }
-    },
-    gate(gate, up, to, count) {
-      for (let i = 0; i < count; i++) f[to + i] = silu(f[gate + i]!) * f[up + i]!;
     },
   };
 }

@@ -15,6 +15,8 @@ import type { FewRows } from "./few-rows.ts";
 import { brainFloats, doubles, halfFloats, singles, type Format } from "./formats.ts";
 import { doubleLanes, floatLanes, type Lanes } from "./lanes.ts";
 import {
+  arithmetics,
+  defineArithmetic,
   defineExponentials,
   defineGate,
   defineMaximum,
@@ -23,6 +25,7 @@ import {
   defineSumOfSquares,
   defineWeigh,
   RUN,
+  type Arithmetic,
 } from "./lines.ts";
 import { definePack } from "./pack.ts";
 import { defineNorm, defineSoftmax } from "./rows.ts";
@@ -56,6 +59,7 @@ type LineKernelName =
 /** The names of the kernels: what they do, and what their operands are stored in. */
 export type KernelName =
   | LineKernelName
+  | `${Arithmetic} lines`
   | `multiplyPanels ${"f32" | "f64"}`
   | `${"packRows" | "packColumns"} ${StoredFormat}`
   | `${"dots" | "combine"}${FewRows} ${FloatFormat}`
@@ -80,6 +84,7 @@ const lineKernels: Readonly<Record<LineKernelName, DefineLines>> = {
 /** All of them. */
 export const kernelNames: readonly KernelName[] = [
   ...(Object.keys(lineKernels) as LineKernelName[]),
+  ...arithmetics.map((fn) => `${fn} lines` as const),
   "multiplyPanels f32",
   "multiplyPanels f64",
   ...(["f32", "f16", "bf16", "f64"] as const).flatMap((format) => {
@@ -119,10 +124,11 @@ export interface Target {
  */
 export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer> {
   const module = new ModuleBuilder(target.memory);
-  const [name, storage] = kernel.split(" ") as [string, (StoredFormat | BlockDType)?];
+  const [name, storage] = kernel.split(" ") as [string, ("lines" | StoredFormat | BlockDType)?];
   const lanes = (storage === "f64" ? doubleLanes : floatLanes)(target.relaxed);
   const rows = Number(name.at(-1));
   if (!storage) lineKernels[name as LineKernelName](module, RUN, lanes);
+  else if (storage === "lines") defineArithmetic(module, name as Arithmetic);
   else if (storage === "q8" || storage === "q4") {
     if (name === "widen") defineWidenBlocks(module, storage);
     else defineBlockDots(module, lanes, storage, rows);

@@ -287,3 +287,26 @@ export function defineGate(module: ModuleBuilder, name: string, lanes: Lanes): v
     },
   });
 }
+
+/** Functions of two floats for which there is a kernel. */
+export type Arithmetic = "add" | "sub" | "mul" | "div" | "max" | "min";
+
+/** All of them. */
+export const arithmetics: readonly Arithmetic[] = ["add", "sub", "mul", "div", "max", "min"];
+
+/**
+ * Adds `(a, b, to, count)` to a module: a function of each two floats, rounded once.
+ *
+ * @param module - Where it goes.
+ * @param fn - The function.
+ */
+export function defineArithmetic(module: ModuleBuilder, fn: Arithmetic): void {
+  module.define(RUN, {
+    parameters: { a: "i32", b: "i32", to: "i32", count: "i32" },
+    body: (scope, { a, b, to, count }) => {
+      return overElements(scope, count, [a, b, to], ({ load, store }) => [
+        store(to, f32x4[fn](load(a), load(b))),
+      ]);
+    },
+  });
+}
