@@ -18,7 +18,7 @@ const bounds = { f32: 1e-6, bf16: 2e-3, f16: 2e-3, q8_0: 2e-2 };
 
 const yarn = { rope_type: "yarn", rope_theta: 1e4, factor: 4, mscale: 0.8, mscale_all_dim: 0.8 };
 
-/** Small DeepSeek models in f32: the folder of golden values, and a rotary embedding in the place of its own. */
+/** Small models in f32: the folder of golden values, and how it is converted, or a rotary embedding in the place of its own. */
 const small = [
   { source: "deepseek2-dense" },
   { source: "deepseek3-dense" },
@@ -27,6 +27,7 @@ const small = [
   { source: "deepseek3-dense-halfrope" },
   { source: "deepseek3-latent-eps" },
   { source: "youtu" },
+  { source: "llama-mqa", options: ["--method", "merged"] },
   { source: "deepseek3-dense", rope: { ...yarn, original_max_position_embeddings: 32 } },
 ];
 
@@ -71,12 +72,12 @@ async function expected(path, ids) {
   return { greedy, logProbabilities };
 }
 
-/** Writes a GGUF file of a DeepSeek folder and runs it in llama.cpp. */
-async function check(name, path, ids, types) {
+/** Writes a GGUF file of a folder and runs it in llama.cpp. */
+async function check(name, path, ids, types, options = []) {
   const own = await expected(path, ids);
   for (const type of types) {
     const file = join(folder, `${name}.${type}.gguf`);
-    run(cli, ["convert", path, file, "--format", "gguf", "--dtype", type, "--quiet"]);
+    run(cli, ["convert", path, file, "--format", "gguf", "--dtype", type, "--quiet", ...options]);
     const request = JSON.stringify({ ids, count: GREEDY });
     const other = JSON.parse(run(join(import.meta.dirname, "evaluate.js"), [file, request]));
     let kl = 0;
@@ -145,11 +146,11 @@ function completed(path, name, rope) {
 
 try {
   if (existsSync(fixtures)) {
-    for (const { source, rope } of small) {
+    for (const { source, rope, options } of small) {
       const path = join(fixtures, source);
       const name = rope ? `${source}-${rope.rope_type}` : source;
       const { input_ids: ids } = JSON.parse(readFileSync(join(path, "golden.json"), "utf8"));
-      await check(name, completed(path, name, rope), ids, ["f32"]);
+      await check(name, completed(path, name, rope), ids, ["f32"], options);
     }
   }
   const latent = join(folder, "bundled-latent");

@@ -2,9 +2,11 @@ import { fail, UnsupportedError, type Backend, type Shape } from "@transmla/core
 
 import { bindAttention, bindModel, layerPrefix } from "../model/bind-weights.ts";
 import { parseConfig } from "../model/config/families.ts";
+import { Fields } from "../model/config/fields.ts";
 import type { HuggingFaceConfig, ModelConfig } from "../model/config/model-config.ts";
 import { fusedParts, type FusedPart } from "../model/fused-projections.ts";
 import { NamedTensors } from "../model/named-tensors.ts";
+import { ropeSource, ropeType } from "../model/rope.ts";
 import type { GroupedWeights, WeightStore } from "../model/weights.ts";
 import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
@@ -14,7 +16,16 @@ import { projectedMethod } from "./latent/projected/method.ts";
 import type { ProjectedRecipe } from "./latent/projected/recipe.ts";
 import type { PublishedRecipe } from "./latent/published/recipe.ts";
 import type { LatentRecipe } from "./latent/recipe.ts";
-import { EPS, mergedConfig, mergedTensors, residualScale, type OutputDType } from "./merged.ts";
+import {
+  EPS,
+  mergedConfig,
+  mergedLayout,
+  mergedTensors,
+  plainRope,
+  repeatedRope,
+  residualScale,
+  type OutputDType,
+} from "./merged.ts";
 import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
 import { ownConfig, ownMergedTensors } from "./own-format.ts";
 import { onePiece, scaledPieces } from "./pieces.ts";
@@ -150,7 +161,9 @@ function createMethod(source: GroupedSource, options: Converting & PlanOptions):
     case "factored":
       return factored(source, options.init ?? "svd", options.backend);
     case "merged":
-      return options.target === "own" ? ownMerged(source) : merged(source, options.dtype ?? "f32");
+      return options.target === "own"
+        ? ownMerged(source)
+        : merged(source, options.dtype ?? "f32", options.target);
     case "latent":
       return options.target === "own"
         ? projectedMethod(source, ownRecipe(options), options, options.backend)
@@ -212,7 +225,7 @@ function factored(source: GroupedSource, init: FactoredInit, backend: Backend | 
   };
 }
 
-function merged(source: GroupedSource, dtype: OutputDType): Method {
+function merged(source: GroupedSource, dtype: OutputDType, target: Target | undefined): Method {
   const { json, config, attention, weights } = source;
   const { names } = weights;
   const missing = deepseekLimit(config, names);
@@ -229,15 +242,29 @@ function merged(source: GroupedSource, dtype: OutputDType): Method {
   // o_proj and down_proj once more; the versions that exist keep 1e-6 in the latent norms whatever the others have.
   const normEps = dtype === "f32" ? EPS : config.normEps;
   const residual = dtype === "f32" ? residualScale(config.normEps) : 1;
+  const layout = mergedLayout(config, attention);
+  const theta = target === "llama.cpp" && attention.kvHeads === 1 ? defaultTheta(json) : undefined;
+  const rotation =
+    theta === undefined ? repeatedRope(config, attention) : plainRope(theta, config, attention);
   return {
-    config: mergedConfig(json, config, attention, biased, normEps),
+    config: mergedConfig(json, config, attention, biased, normEps, rotation),
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
-    attention: async (layer) =>
-      mergedTensors(await readAttention(source, layer), attention, residual, dtype),
+    attention: async (layer) => {
+      const rope = config.ropes[layer] ?? "none";
+      const { rotatedScale } = rotation;
+      const source = await readAttention({ config, weights }, layer);
+      return mergedTensors(source, attention, residual, dtype, { layout, rope, rotatedScale });
+    },
     carried: carriedUnder(source, residual),
   };
+}
+
+/** The base of a rotary embedding that nothing scales. */
+function defaultTheta(json: HuggingFaceConfig): number | undefined {
+  const source = ropeSource(new Fields(json, "config.json"));
+  return ropeType(source) === "default" ? source.theta : undefined;
 }
 
 function ownMerged(source: GroupedSource): Method {
@@ -285,7 +312,7 @@ async function* convertTensors(
 
 /** Reads the attention of one layer; the other weights of the layer are not touched. */
 async function readAttention(
-  { config, weights }: GroupedSource,
+  { config, weights }: Pick<GroupedSource, "config" | "weights">,
   layer: number,
 ): Promise<GroupedWeights<HostTensor>> {
   const prefix = `${layerPrefix(layer)}self_attn.`;

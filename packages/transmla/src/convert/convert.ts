@@ -133,7 +133,7 @@ export async function convertCheckpoint(
     const { gguf, dtype = "f32" } = options;
     const conversion = planConversion(json, checkpointWeights(source), {
       ...options,
-      dtype: gguf ? "f32" : dtype,
+      ...(gguf ? ({ dtype: "f32", target: "llama.cpp" } as const) : { dtype }),
     });
     const writer = gguf
       ? await ggufWriter(from, output, conversion, gguf)

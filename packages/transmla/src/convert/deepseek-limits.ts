@@ -28,16 +28,27 @@ const limits: readonly Limit[] = [
   ({ norms }) => norms.attentionOut && `norm behind the attention (${norms.attentionOut})`,
   ({ activation }) => activation !== "silu" && `${activation} activation`,
   ({ experts, family }) => experts.some(Boolean) && `experts that are routed as in ${family}`,
-  ({ ropes, attention }) => {
-    const [first] = ropes;
-    if (!first || ropes.some((rope) => rope !== first))
-      return "layers with other positions, or none";
-    if (first.long ?? first.dynamic) return "frequencies that depend on the length of the sequence";
-    const partial =
-      attention.kind === "grouped" && 2 * first.frequencies.length < attention.headDim;
-    return partial && "merged keys that are rotated in part";
+  ({ ropes }) => {
+    const used = new Set(ropes.filter((rope) => rope !== undefined));
+    const [rope] = used;
+    if (!rope) return "model without positions";
+    if (used.size > 1) return "layers with other positions";
+    return rope.dynamic && "frequencies that grow with the length of the sequence";
   },
 ];
+
+/**
+ * What keeps a model from having one rotated key that is narrower than a head, in words that complete "which has no ...".
+ *
+ * @param source - The model.
+ */
+export function narrowRopeLimit({ ropes, attention }: ModelConfig): string | undefined {
+  const [first] = ropes;
+  if (ropes.some((rope) => rope === undefined)) return "layers without positions here";
+  if (first!.long) return "second list of frequencies here";
+  const partial = attention.kind === "grouped" && 2 * first!.frequencies.length < attention.headDim;
+  return partial ? "keys that are rotated in part here" : undefined;
+}
 
 /**
  * Why a model cannot be written exactly as DeepSeek-V3 with merged heads.

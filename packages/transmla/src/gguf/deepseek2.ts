@@ -11,7 +11,7 @@ import type {
   LatentAttention,
   ModelConfig,
 } from "../model/config/model-config.ts";
-import { ropeSource } from "../model/rope.ts";
+import { ropeSource, ropeType } from "../model/rope.ts";
 import { deepseek2, outside, splitKeyValue } from "./architectures.ts";
 
 // A dense DeepSeek model as a GGUF file of architecture deepseek2, by the rules that stock llama.cpp was seen to hold.
@@ -97,7 +97,7 @@ function requireExpressible(
     const problem = "aborts where heads have no part without RoPE (qk_nope_head_dim = 0)";
     refuse(problem, "a model with qk_nope_head_dim of 1 or more");
   }
-  const type = ropeTypeOf(json);
+  const type = ropeType(ropeSource(new Fields(json, "config.json")));
   // With linear scaling it multiplies scores by (1 + 0.1 ln factor)² in this architecture, as if for YaRN.
   if (!["default", "yarn"].includes(type) || ropes[0]!.tableScale !== 1) {
     const problem = `does not honour this rope_type "${type}" in this architecture`;
@@ -116,11 +116,6 @@ function requireYarn(json: HuggingFaceConfig): void {
     const problem = `does not honour rope_parameters.${name} = ${show(stated)} in this architecture`;
     fail(UnsupportedError, "convert", `llama.cpp ${problem}; use --format safetensors`);
   }
-}
-
-function ropeTypeOf(json: HuggingFaceConfig): string {
-  const { scaling } = ropeSource(new Fields(json, "config.json"));
-  return scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
 }
 
 function modelMetadata(
@@ -162,7 +157,7 @@ function modelMetadata(
 
 function ropeScaling(json: HuggingFaceConfig, config: ModelConfig): [string, Uint8Array][] {
   const { scaling, fields } = ropeSource(new Fields(json, "config.json"));
-  if (!scaling || ropeTypeOf(json) === "default") return [];
+  if (!scaling || ropeType({ scaling }) === "default") return [];
   const original = "original_max_position_embeddings";
   const length = (scaling.has(original) ? scaling : fields).size(original, config.contextLength);
   return [

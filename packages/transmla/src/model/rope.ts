@@ -129,6 +129,15 @@ export function ropeSource(fields: Fields): RopeSource {
 }
 
 /**
+ * What scales a rotary embedding: `default` for nothing.
+ *
+ * @param source - Where it is stated.
+ */
+export function ropeType({ scaling }: Pick<RopeSource, "scaling">): string {
+  return scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
+}
+
+/**
  * Reads a rotary embedding.
  *
  * @param source - Where it is stated.
@@ -141,7 +150,7 @@ export function readRope(
   interleaved: boolean,
 ): RopeConfig {
   const contextLength = fields.size("max_position_embeddings");
-  const type = scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
+  const type = ropeType({ scaling });
   const partial = (scaling?.has("partial_rotary_factor") ? scaling : fields).positive(
     "partial_rotary_factor",
     1,
@@ -195,7 +204,7 @@ function checkFinite({ frequencies, long, dynamic }: RopeConfig, fields: Fields)
  */
 export function scoreScale({ scaling }: RopeSource): number {
   const weight = scaling?.number("mscale_all_dim", 0) ?? 0;
-  const scaled = scaling?.text("rope_type", scaling.text("type", "default")) !== "default";
+  const scaled = ropeType({ scaling }) !== "default";
   if (!scaling || !scaled || !weight) return 1;
   const scale = mscale(scaling.positive("factor"), weight) ** 2;
   if (!Number.isFinite(scale)) scaling.refuse("mscale_all_dim", "gives scores that are not finite");

@@ -31,7 +31,7 @@ test("a latent conversion becomes a GGUF file, which is read back as the model t
 
 test.each<[problem: string, options: readonly string[], code: number]>([
   [
-    'convert: llama.cpp does not honour this rope_type "longrope" in this architecture',
+    'convert: llama.cpp does not honour rope_type "longrope" in DeepSeek-V3',
     ["--method", "merged"],
     1,
   ],
@@ -57,7 +57,8 @@ test("does not replace a file", async () => {
 test.each([
   [["--method", "merged", "--dtype", "q8_0"], "--dtype: q8_0 is for --format gguf"],
   [[], "--method: is missing: factored, merged or latent"],
-])("a folder with %j", async (options, problem) => {
+  [["--format", "gguf", "--target", "own"], "--target: own does not read GGUF files"],
+])("refuses %j", async (options, problem) => {
   const { stderr, code } = await run("convert", bundledModel, join(folder, "out"), ...options);
   expect(stderr).toContain(problem);
   expect(code).toBe(2);

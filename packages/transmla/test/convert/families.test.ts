@@ -24,11 +24,14 @@ const mergeable = [
   "qwen2",
   "qwen2-tied",
   "phi3",
+  "phi3-longrope",
+  "phi3-longrope-partial",
+  "smollm3",
 ];
 
 /** Models whose merged form it does not hold, and what it lacks. */
 const refused = [
-  ["llama-rope-dynamic", "frequencies that depend on the length of the sequence"],
+  ["llama-rope-dynamic", "frequencies that grow with the length of the sequence"],
   ["llama-bias", "feed-forward bias"],
   ["mistral-sliding", "sliding window"],
   ["mixtral", "experts that are routed as in mixtral"],
@@ -38,9 +41,6 @@ const refused = [
   ["gemma2", "sliding window"],
   ["gemma3-text", "sliding window"],
   ["phi3-sliding", "sliding window"],
-  ["phi3-longrope", "frequencies that depend on the length of the sequence"],
-  ["phi3-longrope-partial", "frequencies that depend on the length of the sequence"],
-  ["smollm3", "layers with other positions, or none"],
 ] as const;
 
 const backend = await cpuBackend();

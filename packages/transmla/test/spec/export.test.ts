@@ -98,3 +98,27 @@ backendProperty(
     }
   },
 );
+
+property(
+  {
+    id: "P39",
+    statement:
+      "merged for llama.cpp, a LLaMA with one kv head keeps its rotary embedding, and DeepSeek-V3 with live norms gives the logits of the source",
+    tolerance: "1e-8 relative, f64",
+  },
+  [
+    sourceSizes.filter(
+      ({ kvHeads, biased, rope }) => kvHeads === 1 && !biased && rope.rope_type === "default",
+    ),
+  ],
+  async (size) => {
+    const source = sourceModel({ ...size, family: "llama" });
+    const merged = await converted(source, { method: "merged", target: "llama.cpp" });
+    expect(merged.json["rope_parameters"]).toEqual({ rope_theta: 10_000, rope_type: "default" });
+    const error = relativeError(
+      decoderLogits(merged.tokens, merged.json, merged.tensors),
+      decoderLogits(source.tokens, source.json, source.tensors),
+    );
+    expect(error).toBeLessThan(1e-8);
+  },
+);

@@ -36,8 +36,12 @@ function storage({
   method,
   format,
   dtype,
+  target,
 }: ConvertCommandOptions): StorageOptions & { dtype?: OutputDType } {
-  if (format === "gguf") return { gguf: ggufTypes[dtype] };
+  if (format === "gguf") {
+    if (target === undefined || target === "llama.cpp") return { gguf: ggufTypes[dtype] };
+    fail(ArgumentError, "--target", `${target} does not read GGUF files; they are for llama.cpp`);
+  }
   if (method === undefined) {
     fail(
       ArgumentError,

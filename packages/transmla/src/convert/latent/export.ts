@@ -8,9 +8,10 @@ import type {
   HuggingFaceConfig,
   ModelConfig,
 } from "../../model/config/model-config.ts";
-import { ropeSource } from "../../model/rope.ts";
+import { ropeSource, ropeType } from "../../model/rope.ts";
+import { deepseekConfig } from "../deepseek-config.ts";
 import { copyRows, fromMatrix, range, scaled, zeros, type HostTensor } from "../host-tensor.ts";
-import { deepseekConfig, EPS, interleavedRows, LATENT_SCALE, normCompensation } from "../merged.ts";
+import { EPS, interleavedRows, LATENT_SCALE, normCompensation } from "../merged.ts";
 import type { LatentLayer } from "./latent-layer.ts";
 import type { CompletePublished } from "./published/recipe.ts";
 import type { CompleteRecipe } from "./recipe.ts";
@@ -95,7 +96,7 @@ export function latentConfig(
 ): HuggingFaceConfig {
   const { ropeDim, latentRank } = recipe;
   const { scaling, theta } = ropeSource(new Fields(json, "config.json"));
-  const type = scaling?.text("rope_type", scaling.text("type", "default")) ?? "default";
+  const type = ropeType({ scaling });
   const stated = Object.fromEntries(scaling?.names.map((name) => [name, scaling.raw(name)]) ?? []);
   const isPublished = recipe.recipe === "transmla";
   const base = isPublished ? theta : theta ** (ropeDim / c.headDim);

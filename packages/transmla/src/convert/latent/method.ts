@@ -1,7 +1,7 @@
 import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
 
 import type { ModelConfig } from "../../model/config/model-config.ts";
-import { deepseekLimit } from "../deepseek-limits.ts";
+import { deepseekLimit, narrowRopeLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
 import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
 import { requireWindows } from "./calibration-stream.ts";
@@ -111,7 +111,9 @@ function startRun(
 
 function requireExpressible({ config, weights }: GroupedSource): void {
   const bias = weights.names.find((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
-  const missing = bias ? `attention bias here (${bias})` : deepseekLimit(config, weights.names);
+  const missing = bias
+    ? `attention bias here (${bias})`
+    : (deepseekLimit(config, weights.names) ?? narrowRopeLimit(config));
   if (missing === undefined) return;
   const problem = `latent writes DeepSeek-V3, which has no ${missing}; use --method factored`;
   fail(UnsupportedError, "convert", problem);
