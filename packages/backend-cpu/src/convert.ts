@@ -163,7 +163,7 @@ export function widenBlocks(
   count: number,
 ): void {
   const whole = simd ? count - (count % BLOCK_SIZE) : 0;
-  if (simd && whole > 0) simd.get(`widen ${dtype}`)(from, 4 * to, whole / BLOCK_SIZE);
+  if (simd && whole > 0) simd.get(`widen ${dtype}`)(from, 0, 4 * to, 1, whole / BLOCK_SIZE);
   for (let i = whole; i < count; i += BLOCK_SIZE) {
     const elements = Math.min(BLOCK_SIZE, count - i);
     decodeBlock(dtype, u8, from + byteLength(dtype, i), f32, to + i, elements);

@@ -3,6 +3,7 @@ import type { AttentionAttributes } from "@transmla/core";
 import { asFloats, narrow } from "../convert.ts";
 import { baseOf, isHalf, startOf, type CpuKernel, type CpuOperand } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
+import { headMix, headScores, MOST_HEADS, takeReader } from "../products/heads.ts";
 import { part, transposed, type StoredMatrix } from "../products/matrix.ts";
 import { takeProduct, type Product } from "../products/product.ts";
 import { exp } from "./functions.ts";
@@ -15,7 +16,6 @@ const ROWS = 128;
 /** Keys of one block. Few rows take longer blocks: there the overhead of a block weighs more than masked scores. */
 const KEYS = 64;
 const KEYS_FOR_FEW_ROWS = 256;
-const FEW_ROWS = 8;
 
 /** What the blocks of one attention share. */
 interface Plan {
@@ -57,6 +57,8 @@ interface Rows {
   readonly group: number;
   readonly first: number;
   readonly count: number;
+  /** Their place among the rows that scratch holds. */
+  readonly at: number;
 }
 
 /**
@@ -69,12 +71,16 @@ export const attention: CpuKernel<AttentionAttributes> = (memory, out, [q, k, v]
   const [S, G] = k!.shape as [number, number, number];
   const perGroup = H / G;
   const most = Math.min(T * perGroup, ROWS);
-  const block = Math.min(S, most <= FEW_ROWS ? KEYS_FOR_FEW_ROWS : KEYS);
+  const block = Math.min(S, most <= MOST_HEADS ? KEYS_FOR_FEW_ROWS : KEYS);
   const [Dk, Dv] = [k!.shape[2]!, v!.shape[2]!];
-  const scratch = takeScratch(memory, most, block, Dk, Dv);
+  const few = most <= MOST_HEADS ? memory.simd : null;
+  const scratch = takeScratch(memory, { held: few ? T * H : most, most, block, Dk, Dv });
   const floats = (columns: number) => ({ dtype: "f32", rows: most, columns }) as const;
-  const score = takeProduct(memory, floats(Dk), { dtype: k!.dtype, rows: Dk, columns: block });
-  const mix = takeProduct(memory, floats(block), { dtype: v!.dtype, rows: block, columns: Dv });
+  const keyBlock = { dtype: k!.dtype, rows: Dk, columns: block };
+  const valueBlock = { dtype: v!.dtype, rows: block, columns: Dv };
+  const read = takeReader(memory, keyBlock, valueBlock);
+  const score = few ? headScores(few, read) : takeProduct(memory, floats(Dk), keyBlock);
+  const mix = few ? headMix(few, read) : takeProduct(memory, floats(block), valueBlock);
   const functions = rowFunctions(memory);
   const firstPosition = S - T;
   const plan = {
@@ -88,31 +94,41 @@ export const attention: CpuKernel<AttentionAttributes> = (memory, out, [q, k, v]
     score,
     mix,
   };
-  for (let group = 0; group < G; group++) {
-    const keys = headOf(k!, group);
-    const values = headOf(v!, group);
-    for (let first = 0; first < T * perGroup; first += ROWS) {
-      const rows = { group, first, count: Math.min(ROWS, T * perGroup - first) };
-      readQueries(plan, rows, q!);
-      attendRows(plan, rows, keys, values);
-      writeResults(plan, rows, out);
-    }
+  for (const together of batches(T * perGroup, G, few !== null)) {
+    for (const rows of together) startRows(plan, rows, q!, Dv);
+    attendRows(plan, together, k!, v!);
+    for (const rows of together) writeResults(plan, rows, out);
   }
 };
 
+/**
+ * Which rows are worked on together. Few rows of all groups are, so that memory is read in order: the keys of one position
+ * follow one another. Of many, it is the rows of one group that fit the cache.
+ */
+function* batches(rowsOfGroup: number, groups: number, few: boolean): Generator<Rows[]> {
+  if (few) {
+    yield Array.from({ length: groups }, (_, group) => {
+      return { group, first: 0, count: rowsOfGroup, at: group * rowsOfGroup };
+    });
+    return;
+  }
+  for (let group = 0; group < groups; group++) {
+    for (let first = 0; first < rowsOfGroup; first += ROWS) {
+      yield [{ group, first, count: Math.min(ROWS, rowsOfGroup - first), at: 0 }];
+    }
+  }
+}
+
 function takeScratch(
   memory: Memory,
-  rows: number,
-  block: number,
-  keyWidth: number,
-  valueWidth: number,
+  { held, most, block, Dk, Dv }: Readonly<Record<"held" | "most" | "block" | "Dk" | "Dv", number>>,
 ): Scratch {
   return {
-    queries: memory.scratch(rows * keyWidth),
-    scores: memory.scratch(rows * block),
-    mixed: memory.scratch(rows * valueWidth),
-    maxima: memory.scratch(rows),
-    sums: memory.scratch(rows),
+    queries: memory.scratch(held * Dk),
+    scores: memory.scratch(most * block),
+    mixed: memory.scratch(held * Dv),
+    maxima: memory.scratch(held),
+    sums: memory.scratch(held),
   };
 }
 
@@ -132,32 +148,43 @@ function rowOf(x: CpuOperand, { group, first }: Rows, row: number, perGroup: num
   return startOf(x) + token * tokenStep + head * headStep;
 }
 
-function readQueries(
+/** Reads queries, and forgets what scratch holds of other rows. */
+function startRows(
   { memory, attributes, perGroup, scratch }: Plan,
   rows: Rows,
   q: CpuOperand,
+  valueWidth: number,
 ): void {
   const { f32 } = memory;
   const width = q.shape[2]!;
   for (let row = 0; row < rows.count; row++) {
-    const to = scratch.queries + row * width;
+    const to = scratch.queries + (rows.at + row) * width;
     const from = asFloats(memory, q.dtype, rowOf(q, rows, row, perGroup), width, to);
     for (let i = 0; i < width; i++) f32[to + i] = f32[from + i]! * attributes.scale;
   }
+  const clear = (at: number, columns: number, value: number): void => {
+    f32.fill(value, at + rows.at * columns, at + (rows.at + rows.count) * columns);
+  };
+  clear(scratch.mixed, valueWidth, 0);
+  clear(scratch.maxima, 1, Number.NEGATIVE_INFINITY);
+  clear(scratch.sums, 1, 0);
 }
 
-function attendRows(plan: Plan, rows: Rows, keys: StoredMatrix, values: StoredMatrix): void {
-  const { memory, block, scratch } = plan;
-  const { f32 } = memory;
-  f32.fill(0, scratch.mixed, scratch.mixed + rows.count * values.columns);
-  f32.fill(Number.NEGATIVE_INFINITY, scratch.maxima, scratch.maxima + rows.count);
-  f32.fill(0, scratch.sums, scratch.sums + rows.count);
-  const begin = visibleKeys(plan, rows.first, keys.rows)[0];
-  const end = visibleKeys(plan, rows.first + rows.count - 1, keys.rows)[1];
+/** Runs blocks of keys past rows of several groups, which stand for the same tokens. */
+function attendRows(plan: Plan, together: readonly Rows[], k: CpuOperand, v: CpuOperand): void {
+  const { block } = plan;
+  const { first, count } = together[0]!;
+  const S = k.shape[0]!;
+  const heads = together.map(({ group }) => [headOf(k, group), headOf(v, group)] as const);
+  const begin = visibleKeys(plan, first, S)[0];
+  const end = visibleKeys(plan, first + count - 1, S)[1];
   for (let start = begin; start < end; start += block) {
-    const count = Math.min(block, end - start);
-    const blockOf = (x: StoredMatrix): StoredMatrix => part(x, start, count, 0, x.columns);
-    attendBlock(plan, rows, blockOf(keys), blockOf(values), start);
+    const length = Math.min(block, end - start);
+    const blockOf = (x: StoredMatrix): StoredMatrix => part(x, start, length, 0, x.columns);
+    together.forEach((rows, i) => {
+      const [keys, values] = heads[i]!;
+      attendBlock(plan, rows, blockOf(keys), blockOf(values), start);
+    });
   }
 }
 
@@ -180,18 +207,23 @@ function attendBlock(
   const [low, high] = seeingRows(plan, rows, start, keys.rows);
   const count = high - low;
   const width = keys.rows;
-  const denseRows = (at: number, columns: number): StoredMatrix => {
-    const from = at + low * columns;
-    return { dtype: "f32", at: from, rows: count, columns, rowStep: columns, columnStep: 1 };
+  const denseRows = (start: number, first: number, columns: number): StoredMatrix => {
+    const at = start + first * columns;
+    return { dtype: "f32", at, rows: count, columns, rowStep: columns, columnStep: 1 };
   };
-  const scores = denseRows(scratch.scores, width);
-  plan.score(denseRows(scratch.queries, keys.columns), transposed(keys), scores, false);
+  const scores = denseRows(scratch.scores, low, width);
+  plan.score(
+    denseRows(scratch.queries, rows.at + low, keys.columns),
+    transposed(keys),
+    scores,
+    false,
+  );
   for (let row = low; row < high; row++) {
     const [begin, end] = visibleKeys(plan, rows.first + row, start + width);
     const visible = [Math.max(begin - start, 0), Math.min(end - start, width)] as const;
-    weighRow(plan, row, visible, width, values.columns);
+    weighRow(plan, row, rows.at, visible, width, values.columns);
   }
-  plan.mix(scores, values, denseRows(scratch.mixed, values.columns), true);
+  plan.mix(scores, values, denseRows(scratch.mixed, rows.at + low, values.columns), true);
 }
 
 /** Which rows see any of `width` keys from `start` on. */
@@ -211,16 +243,18 @@ function seeingRows(plan: Plan, rows: Rows, start: number, width: number): [numb
 function weighRow(
   { memory: { f32 }, functions, attributes: { cap }, scratch }: Plan,
   row: number,
+  firstHeld: number,
   [begin, end]: readonly [number, number],
   width: number,
   valueWidth: number,
 ): void {
   const at = scratch.scores + row * width;
+  const held = firstHeld + row;
   const count = Math.max(end - begin, 0);
   if (cap !== undefined) {
     for (let i = at + begin; i < at + end; i++) f32[i] = cap * Math.tanh(f32[i]! / cap);
   }
-  const before = f32[scratch.maxima + row]!;
+  const before = f32[scratch.maxima + held]!;
   const max = Math.max(before, functions.largest(at + begin, count));
   if (max === Number.NEGATIVE_INFINITY) {
     f32.fill(0, at, at + width);
@@ -230,19 +264,19 @@ function weighRow(
   f32.fill(0, at + end, at + width);
   const sum = functions.exponentials(at + begin, at + begin, count, max);
   const factor = exp(before - max);
-  f32[scratch.maxima + row] = max;
-  f32[scratch.sums + row] = f32[scratch.sums + row]! * factor + sum;
-  if (factor !== 1) functions.scale(scratch.mixed + row * valueWidth, valueWidth, factor);
+  f32[scratch.maxima + held] = max;
+  f32[scratch.sums + held] = f32[scratch.sums + held]! * factor + sum;
+  if (factor !== 1) functions.scale(scratch.mixed + held * valueWidth, valueWidth, factor);
 }
 
 function writeResults({ memory, perGroup, scratch }: Plan, rows: Rows, out: CpuOperand): void {
   const { f32 } = memory;
   const width = out.shape[2]!;
   for (let row = 0; row < rows.count; row++) {
-    const from = scratch.mixed + row * width;
+    const from = scratch.mixed + (rows.at + row) * width;
     const target = rowOf(out, rows, row, perGroup);
     const to = isHalf(out.dtype) ? from : target;
-    const factor = 1 / f32[scratch.sums + row]!;
+    const factor = 1 / f32[scratch.sums + rows.at + row]!;
     for (let i = 0; i < width; i++) f32[to + i] = f32[from + i]! * factor;
     if (isHalf(out.dtype)) {
       narrow(memory, out.dtype, { at: from, step: 1 }, { at: target, step: 1 }, width);

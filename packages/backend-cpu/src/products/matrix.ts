@@ -1,4 +1,4 @@
-import { byteLength, isBlock, type BlockDType, type DType } from "@transmla/core";
+import { BLOCK_SIZE, byteLength, isBlock, type BlockDType, type DType } from "@transmla/core";
 
 import { narrow, widen, widenBlocks } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
@@ -82,7 +82,7 @@ export function clear({ f32 }: Memory, { at, rows, columns, rowStep }: Matrix): 
  *
  * @param memory - Where it lies.
  * @param x - Floats.
- * @param scratch - Where a copy may be put: `rows * columns` elements of f32.
+ * @param scratch - Where a copy may be put: {@link widenedSize}.
  */
 export function asFloatMatrix(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
   const { dtype, at, rows, columns, rowStep, columnStep } = x;
@@ -117,14 +117,41 @@ function widenedBlocks(memory: Memory, x: StoredMatrix, scratch: number): Matrix
     : widenedRows(memory, x, scratch);
 }
 
-/** Rows of blocks as f32. */
-function widenedRows(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
-  const { rows, columns } = x;
-  for (let i = 0; i < rows; i++) {
-    const from = addressOf(part(x, i, 1, 0, columns));
-    widenBlocks(memory, x.dtype as BlockDType, from, scratch + i * columns, columns);
+/**
+ * Elements of scratch that widening takes: lines end with whole blocks, whether they are rows or columns.
+ *
+ * @param x - The largest matrix that is widened.
+ */
+export function widenedSize({ dtype, rows, columns }: Unplaced): number {
+  if (!isBlock(dtype)) return rows * columns;
+  const whole = (size: number): number => Math.ceil(size / BLOCK_SIZE) * BLOCK_SIZE;
+  return Math.max(whole(rows) * columns, rows * whole(columns));
+}
+
+/**
+ * Rows of blocks or 16-bit floats as f32.
+ *
+ * @param memory - Where they lie.
+ * @param x - Rows of adjacent elements.
+ * @param scratch - Where the copy is put: {@link widenedSize}.
+ */
+export function widenedRows(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
+  const { rows, columns, rowStep } = x;
+  const dtype = x.dtype as BlockDType | "f16" | "bf16";
+  const pieces = isBlock(dtype) ? Math.ceil(columns / BLOCK_SIZE) : columns;
+  const width = isBlock(dtype) ? pieces * BLOCK_SIZE : columns;
+  const [from, lineBytes] = [addressOf(x), rows === 1 ? 0 : byteLength(dtype, rowStep)];
+  const wide = { at: scratch, rows, columns, rowStep: width, columnStep: 1 };
+  if (memory.simd) {
+    memory.simd.get(`widen ${dtype}`)(from, lineBytes, 4 * scratch, rows, pieces);
+    return wide;
   }
-  return { at: scratch, rows, columns, rowStep: columns, columnStep: 1 };
+  for (let i = 0; i < rows; i++) {
+    const to = scratch + i * width;
+    if (isBlock(dtype)) widenBlocks(memory, dtype, from + i * lineBytes, to, columns);
+    else widen(memory, dtype, { at: x.at + i * rowStep, step: 1 }, { at: to, step: 1 }, columns);
+  }
+  return wide;
 }
 
 /**

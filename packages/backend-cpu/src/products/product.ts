@@ -7,6 +7,7 @@ import {
   asFloatMatrix,
   clear,
   part,
+  widenedSize,
   type Matrix,
   type StoredMatrix,
   type Unplaced,
@@ -60,7 +61,7 @@ const PART_COLUMNS = 256;
 /** Products with a right matrix that is widened part by part. */
 function takeWidenedProduct(memory: Memory, a: Unplaced, b: Unplaced): Product {
   const [rows, columns] = [Math.min(b.rows, PART_DEPTH), Math.min(b.columns, PART_COLUMNS)];
-  const widened = memory.scratch(rows * columns);
+  const widened = memory.scratch(widenedSize({ dtype: b.dtype, rows, columns }));
   const multiply = takeProduct(memory, { ...a, columns: rows }, { dtype: "f32", rows, columns });
   return (left, right, out, accumulate) => {
     const [m, k, n] = [left.rows, right.rows, right.columns];

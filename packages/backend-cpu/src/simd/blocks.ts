@@ -179,32 +179,42 @@ function addBlock({ scope, lanes, dtype, xRows, line, sums }: BlockDots): Statem
 }
 
 /**
- * Adds `run(from, to, blocks)` to a module: widens blocks to adjacent f32.
+ * Adds `run(from, lineBytes, to, lines, blocks)` to a module: widens lines of so many blocks to f32, one line after the
+ * other.
  *
  * @param module - Where it goes.
  * @param dtype - What is stored.
  */
 export function defineWidenBlocks(module: ModuleBuilder, dtype: BlockDType): void {
   module.define("run", {
-    parameters: { from: "i32", to: "i32", blocks: "i32" },
-    body: (scope, { from, to, blocks }) => {
+    parameters: { from: "i32", lineBytes: "i32", to: "i32", lines: "i32", blocks: "i32" },
+    body: (scope, { from, lineBytes, to, lines, blocks }) => {
       const [scale, integers] = scope.locals("v128", 2) as [V128Local, V128Local];
-      const { before, vectors } = loadIntegers(scope, dtype, from);
+      const [at, left] = scope.locals("i32", 2) as [I32Local, I32Local];
+      const { before, vectors } = loadIntegers(scope, dtype, at);
       const scaled = (four: V128): V128 => f32x4.mul(f32x4.convertI32(four), scale);
       return [
         until(
-          blocks,
+          lines,
           i32.const(0),
-          scale.set(v128.load32Splat(from)),
-          ...before,
-          ...vectors.flatMap((vector, i) => [
-            integers.set(vector),
-            v128.store(to, scaled(i32x4.extendLow16S(integers)), 32 * i),
-            v128.store(to, scaled(i32x4.extendHigh16S(integers)), 32 * i + 16),
-          ]),
-          increase(from, blockBytes[dtype]),
-          increase(to, 4 * BLOCK_SIZE),
-          increase(blocks, -1),
+          at.set(from),
+          left.set(blocks),
+          until(
+            left,
+            i32.const(0),
+            scale.set(v128.load32Splat(at)),
+            ...before,
+            ...vectors.flatMap((vector, i) => [
+              integers.set(vector),
+              v128.store(to, scaled(i32x4.extendLow16S(integers)), 32 * i),
+              v128.store(to, scaled(i32x4.extendHigh16S(integers)), 32 * i + 16),
+            ]),
+            increase(at, blockBytes[dtype]),
+            increase(to, 4 * BLOCK_SIZE),
+            increase(left, -1),
+          ),
+          increase(from, lineBytes),
+          increase(lines, -1),
         ),
       ];
     },

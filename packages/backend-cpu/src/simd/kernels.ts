@@ -13,6 +13,7 @@ import { defineCombine } from "./combine.ts";
 import { defineDots } from "./dots.ts";
 import type { FewRows } from "./few-rows.ts";
 import { brainFloats, doubles, halfFloats, singles, type Format } from "./formats.ts";
+import { defineHeadMix, defineHeadScores, defineWidenLines } from "./heads.ts";
 import { doubleLanes, floatLanes, type Lanes } from "./lanes.ts";
 import {
   arithmetics,
@@ -54,7 +55,9 @@ type LineKernelName =
   | "weigh"
   | "gate"
   | "softmax"
-  | "norm";
+  | "norm"
+  | "scores"
+  | "mix";
 
 /** The names of the kernels: what they do, and what their operands are stored in. */
 export type KernelName =
@@ -65,7 +68,8 @@ export type KernelName =
   | `${"dots" | "combine"}${FewRows} ${FloatFormat}`
   | `${"dots" | "combine"}1 f64`
   | "scale f64"
-  | `${`dots${FewRows}` | "widen"} ${BlockDType}`;
+  | `${`dots${FewRows}` | "widen"} ${BlockDType}`
+  | `widen ${"f16" | "bf16"}`;
 
 type DefineLines = (module: ModuleBuilder, name: string, lanes: Lanes) => void;
 
@@ -79,6 +83,8 @@ const lineKernels: Readonly<Record<LineKernelName, DefineLines>> = {
   gate: defineGate,
   softmax: defineSoftmax,
   norm: defineNorm,
+  scores: defineHeadScores,
+  mix: defineHeadMix,
 };
 
 /** All of them. */
@@ -95,6 +101,8 @@ export const kernelNames: readonly KernelName[] = [
       return [`dots${rows} ${format}`, `combine${rows} ${format}`] as const;
     });
   }),
+  "widen f16",
+  "widen bf16",
   "dots1 f64",
   "combine1 f64",
   "scale f64",
@@ -139,6 +147,7 @@ export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer
     else if (name === "multiplyPanels") definePanelProduct(module, lanes, tile);
     else if (name === "packRows") definePack(module, lanes, format, tile.rows);
     else if (name === "packColumns") definePack(module, lanes, format, tile.vectors * lanes.count);
+    else if (name === "widen") defineWidenLines(module, lanes, format);
     else if (name.startsWith("dots")) defineDots(module, lanes, format, rows);
     else defineCombine(module, lanes, format, rows);
   }
