@@ -32,7 +32,7 @@ const help = `usage: npm run quality -- [options]
   --selection FILE      to choose settings by
   --test FILE           to report
   --caches N,N,...      numbers per token and layer (default: 192,128,96,64)
-  --recipes A,B         of transmla, default, own (default: transmla,default)
+  --recipes A,B         of transmla, default, transformers, own (default: transmla,default,transformers)
   --rope-dims N,N,...   the only widths of the rotated key that are tried
   --folds N,N,...       the only folds of the published recipe that are tried
   --ablation N          measure the default recipe without each ingredient at this cache
@@ -47,7 +47,7 @@ const { values: options } = parseArgs({
     selection: { type: "string" },
     test: { type: "string" },
     caches: { type: "string", default: "192,128,96,64" },
-    recipes: { type: "string", default: "transmla,default" },
+    recipes: { type: "string", default: "transmla,default,transformers" },
     "rope-dims": { type: "string" },
     folds: { type: "string" },
     ablation: { type: "string" },

@@ -1,4 +1,11 @@
-import { compare, convert, latentSplits, type ConversionMethod, type Model } from "transmla";
+import {
+  chooseLayerSizes,
+  compare,
+  convert,
+  latentSplits,
+  type ConversionMethod,
+  type Model,
+} from "transmla";
 
 import {
   best,
@@ -60,7 +67,8 @@ export class Measuring {
     if (!this.#held || !sameSetting(this.#held.setting, setting)) {
       this[Symbol.dispose]();
       const start = performance.now();
-      const model = await convert(this.#model, methodOf(setting, this.#texts.calibration));
+      const method = await methodOf(this.#model, setting, this.#texts.calibration);
+      const model = await convert(this.#model, method);
       seconds = Math.round((performance.now() - start) / 1000);
       this.#held = { setting, model };
     }
@@ -89,12 +97,13 @@ export class Measuring {
 /** What a recipe is tried with at a cache. */
 function candidates(model: Model, recipe: Setting["recipe"], cache: number): Setting[] {
   if (recipe === "own") return [{ recipe, cache }];
-  return latentSplits(model, cache, recipe).map(({ ropeDim, fold }) => ({
-    recipe,
-    cache,
-    ropeDim,
-    ...(fold !== undefined && { fold }),
-  }));
+  const splits =
+    recipe === "transformers"
+      ? latentSplits(model, cache, "default", "transformers")
+      : latentSplits(model, cache, recipe);
+  return splits
+    .map(({ ropeDim, fold, components }) => ({ recipe, cache, ropeDim, fold, components }))
+    .filter(({ components }) => recipe !== "transformers" || components !== undefined);
 }
 
 /** What makes the default recipe do without an ingredient. */
@@ -104,14 +113,21 @@ const ingredients = {
   "refit of the logits": { logitRefit: false },
   "refit of o_proj": { outputRidge: "none" },
   "whitened coordinates": { whiten: false },
+  "complex components (real ones instead)": { field: "real" },
+  "units of logits and outputs": { metric: "none" },
 } as const;
 
-function methodOf(
-  { recipe, cache, ropeDim, fold, without }: Setting,
+async function methodOf(
+  model: Model,
+  { recipe, cache, ropeDim, fold, components, without }: Setting,
   calibration: Windows,
-): ConversionMethod {
+): Promise<ConversionMethod> {
+  if (recipe === "own") {
+    const sizes = await chooseLayerSizes(model, { cache, calibration });
+    return { method: "latent", target: "own", ...sizes, calibration };
+  }
   const sizes = { ropeDim: ropeDim!, latentRank: cache - ropeDim! };
   if (recipe === "transmla") return { method: "latent", recipe, ...sizes, fold, calibration };
   const changed = without === undefined ? {} : ingredients[without as keyof typeof ingredients];
-  return { method: "latent", ...sizes, ...changed, calibration };
+  return { method: "latent", ...sizes, components, ...changed, calibration };
 }

@@ -6,6 +6,7 @@ import { best, type Measurement, type Quality, type Results, type Setting } from
 const recipes: readonly (readonly [Setting["recipe"], string])[] = [
   ["transmla", "published"],
   ["default", "default"],
+  ["transformers", "Transformers only"],
   ["own", "own format"],
 ];
 
@@ -27,9 +28,11 @@ const numbers = ({ perplexity, kl, top }: Quality): string[] => [
   percent(top, 1),
 ];
 
-function settings({ setting: { cache, ropeDim, fold } }: Measurement): string {
+function settings({ setting }: Measurement): string {
+  const { cache, ropeDim, fold, components } = setting;
   if (ropeDim === undefined) return "per layer";
-  const folded = fold === undefined ? "" : `, fold ${fold}`;
+  const several = components === undefined ? "" : `, ${components} components`;
+  const folded = fold === undefined ? several : `, fold ${fold}`;
   return `${ropeDim} + ${cache - ropeDim}${folded}`;
 }
 

@@ -3,12 +3,14 @@ import { dirname } from "node:path";
 
 /** A conversion that is measured. */
 export interface Setting {
-  readonly recipe: "transmla" | "default" | "own";
+  readonly recipe: "transmla" | "default" | "transformers" | "own";
   /** Numbers per token and layer. */
   readonly cache: number;
   /** d_r; absent where it is another in each layer. */
   readonly ropeDim?: number;
-  readonly fold?: number;
+  readonly fold?: number | undefined;
+  /** Components of each frequency that keep their rotation, where they are several. */
+  readonly components?: number | undefined;
   /** In an ablation: which ingredient is missing. */
   readonly without?: string;
 }
@@ -65,7 +67,7 @@ export function writeWhole(path: string, text: string): void {
 
 /** Whether two settings are the same. */
 export function sameSetting(a: Setting, b: Setting): boolean {
-  const fields = ["recipe", "cache", "ropeDim", "fold", "without"] as const;
+  const fields = ["recipe", "cache", "ropeDim", "fold", "components", "without"] as const;
   return fields.every((field) => a[field] === b[field]);
 }
 

@@ -138,8 +138,9 @@ async function chooseConversion(
     calibration,
     selection,
     signal,
-    onCandidate: ({ ropeDim, latentRank, fold, meanKl }) => {
-      const folded = fold === undefined ? "" : `, fold ${fold}`;
+    onCandidate: ({ ropeDim, latentRank, fold, components, meanKl }) => {
+      const folded =
+        fold === undefined ? (components ? ` (${components} components)` : "") : `, fold ${fold}`;
       report.remark(
         `${ropeDim} + ${latentRank}${folded}: KL ${formatSmall(meanKl)} on held-out windows`,
       );

@@ -9,6 +9,8 @@ import type { CacheSizes, Target } from "../targets.ts";
 export interface LatentSizes extends CacheSizes {
   /** Of the published recipe: how many frequencies share their components. */
   readonly fold?: number | undefined;
+  /** Of the default recipe: how many components of each frequency keep their rotation. */
+  readonly components?: number | undefined;
   /** Mean KL(source || converted) on the selection windows, in nats per token. */
   readonly meanKl: number;
 }
@@ -34,6 +36,9 @@ export interface ChooseLatentSizesOptions {
 /** Widths of the rotated key that are tried, as parts of the width of a head. */
 const ROPE_SHARES = [1 / 2, 5 / 8, 3 / 4, 1];
 
+/** Components of each frequency that are tried where the runtime reads repeated frequencies. */
+const COMPONENTS = [1, 2, 3];
+
 /** Parts of the width of a head that the published recipe is tried with; they must divide it. */
 const PUBLISHED_SHARES = [1 / 4, 1 / 2, 1];
 
@@ -54,7 +59,7 @@ export async function chooseLatentSizes(
   options: ChooseLatentSizesOptions,
 ): Promise<[LatentSizes, ...LatentSizes[]]> {
   const { cache, recipe, calibration, selection, target, signal } = options;
-  const splits = latentSplits(model, cache, recipe);
+  const splits = latentSplits(model, cache, recipe, target);
   const found: LatentSizes[] = [];
   for (const sizes of splits) {
     const tried = { ...sizes, recipe };
@@ -78,21 +83,33 @@ export async function chooseLatentSizes(
  * @param model - A model with grouped attention.
  * @param cache - d_r + r.
  * @param recipe - Which recipe.
+ * @param target - `transformers` reads repeated frequencies, so that several components of each are tried too.
  * @throws ArgumentError when no split fits the cache.
  */
 export function latentSplits(
   { config: { attention } }: Model,
   cache: number,
   recipe: "default" | "transmla" = "default",
-): (CacheSizes & { readonly fold?: number })[] {
+  target?: Target,
+): Omit<LatentSizes, "meanKl">[] {
   if (attention.kind !== "grouped") return [];
   const { kvHeads, headDim } = attention;
   const published = recipe === "transmla";
   const shares = published ? PUBLISHED_SHARES : ROPE_SHARES;
   const widths = [...new Set(shares.map((share) => 2 * Math.round((share * headDim) / 2)))];
   const most = 2 * kvHeads * headDim;
-  const splits = widths
-    .map((ropeDim) => ({ ropeDim, latentRank: cache - ropeDim }))
+  const repeats = !published && target === "transformers" ? COMPONENTS : [1];
+  const splits = repeats
+    .filter((components) => components <= kvHeads)
+    .flatMap((components) =>
+      widths.map((width) => ({
+        ropeDim: components * width,
+        latentRank: cache - components * width,
+        ...(components > 1 && { components }),
+      })),
+    )
+    // Several components must leave a latent of some width.
+    .filter(({ components, latentRank }) => !components || 3 * latentRank >= cache)
     .filter(({ ropeDim, latentRank }) => {
       const room = published ? most - ropeDim : most;
       return ropeDim > 0 && latentRank >= 1 && latentRank <= room;

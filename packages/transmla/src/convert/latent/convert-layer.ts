@@ -5,7 +5,7 @@ import { unitPhases, type ComplexVector } from "./algebra/complex-pairs.ts";
 import { upload } from "./algebra/device.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
 import type { VisitedLayer } from "./latent-run.ts";
-import type { CompleteRecipe } from "./recipe.ts";
+import { slotChoice, type CompleteRecipe } from "./recipe.ts";
 import {
   rotate,
   rotationTables,
@@ -90,12 +90,8 @@ export async function convertLayer(
   recipe: CompleteRecipe,
 ): Promise<ConvertedLayer> {
   const { moments, tensors } = calibrated;
-  const slots = chooseSlots(
-    moments,
-    source.attention,
-    { ropeDim: recipe.ropeDim, choice: "fast band" },
-    options,
-  );
+  const slots = chooseSlots(moments, source.attention, slotChoice(recipe), options);
+  const frequencies = slots.pairs.map((pair) => source.frequencies[pair]!);
   const phases =
     recipe.phase === "none"
       ? moments.queries.map(() => unitPhases(source.frequencies.length))
@@ -104,6 +100,7 @@ export async function convertLayer(
     ...options,
     rank: recipe.latentRank,
     receivedShare: recipe.receivedShare,
+    metric: recipe.metric,
     whiten: recipe.whiten,
   });
   const factors =
@@ -123,7 +120,7 @@ export async function convertLayer(
   };
   let layer = closed;
   if (recipe.logitRefit) {
-    const features = latentFeatures(closed, source.frequencies.slice(0, recipe.ropeDim / 2));
+    const features = latentFeatures(closed, frequencies);
     const width = recipe.latentRank + recipe.ropeDim;
     using squares = await LogitSquares.over(source, tensors, features, width, inputs);
     const from = { source: factored, moments, slots, phases, layer: closed };
@@ -131,7 +128,6 @@ export async function convertLayer(
   }
 
   const fit = new OutputFit(source.o.cols, source.o.rows);
-  const frequencies = source.frequencies.slice(0, recipe.ropeDim / 2);
   using converted = uploadLatent(inputs.backend, layer, frequencies, inputs.positions);
   for (let window = 0; window < inputs.windows; window++) {
     using x = inputs.at(window);

@@ -14,7 +14,8 @@ import { copyRows, fromMatrix, range, scaled, zeros, type HostTensor } from "../
 import { EPS, interleavedRows, LATENT_SCALE, normCompensation } from "../merged.ts";
 import type { LatentLayer } from "./latent-layer.ts";
 import type { CompletePublished } from "./published/recipe.ts";
-import type { CompleteRecipe } from "./recipe.ts";
+import { slotChoice, type CompleteRecipe } from "./recipe.ts";
+import { bandPairs } from "./steps/slots.ts";
 
 /** The largest relative difference of a frequency between the source and the result. */
 const SAME_FREQUENCY = 1e-12;
@@ -78,7 +79,8 @@ const constant = (size: number, value: number): HostTensor => ({
 
 /**
  * The DeepSeek-V3 configuration of a latent model. The base `theta^(d_r / d)` makes the frequencies of the narrower key
- * exactly the fastest of the source; the base of the source, as published, every `d / d_r`-th of them.
+ * exactly the fastest of the source; the base of the source, as published, every `d / d_r`-th of them. Frequencies that
+ * are repeated are listed.
  *
  * @param json - The configuration of the source.
  * @param config - The same as data.
@@ -99,8 +101,16 @@ export function latentConfig(
   const type = ropeType({ scaling });
   const stated = Object.fromEntries(scaling?.names.map((name) => [name, scaling.raw(name)]) ?? []);
   const isPublished = recipe.recipe === "transmla";
-  const base = isPublished ? theta : theta ** (ropeDim / c.headDim);
-  const rope = { ...stated, rope_type: type, rope_theta: base };
+  const isEven = isPublished || recipe.band === "even";
+  const repeated = !isPublished && recipe.components > 1;
+  const pairs = isPublished
+    ? bandPairs({ ropeDim, choice: "even band" }, c.headDim)
+    : bandPairs(slotChoice(recipe), c.headDim);
+  const base = repeated ? 1 : isEven ? theta : theta ** (ropeDim / c.headDim);
+  const frequencies = pairs.map((pair) => config.ropes[0]!.frequencies[pair]!);
+  const rope = repeated
+    ? { rope_theta: base, ...listedFrequencies(frequencies, config.contextLength) }
+    : { ...stated, rope_type: type, rope_theta: base };
   const result = deepseekConfig(json, config, c, {
     q_lora_rank: recipe.queryRank === "full" ? null : recipe.queryRank,
     kv_lora_rank: latentRank,
@@ -109,7 +119,7 @@ export function latentConfig(
     head_dim: ropeDim,
     attention_bias: false,
     rope_theta: base,
-    rope_scaling: type === "default" ? null : rope,
+    rope_scaling: rope.rope_type === "default" ? null : rope,
     rope_parameters: rope,
     rms_norm_eps: EPS,
     transmla_conversion: {
@@ -121,8 +131,24 @@ export function latentConfig(
       calibration_tokens: calibration.reduce((total, ids) => total + ids.length, 0),
     },
   });
-  requireSameFrequencies(result, config, type, isPublished ? c.headDim / ropeDim : 1);
+  requireSameFrequencies(result, config, type, frequencies);
   return result;
+}
+
+/** Rope parameters that state any frequencies, for Transformers: `longrope` factors over a base of 1, twice the same. */
+function listedFrequencies(
+  frequencies: readonly number[],
+  contextLength: number,
+): { readonly rope_type: string } & HuggingFaceConfig {
+  const factors = frequencies.map((frequency) => 1 / frequency);
+  return {
+    rope_type: "longrope",
+    factor: 1,
+    attention_factor: 1,
+    short_factor: factors,
+    long_factor: factors,
+    original_max_position_embeddings: contextLength,
+  };
 }
 
 const publishedFields = ({ fold, balance }: CompletePublished): HuggingFaceConfig => ({
@@ -131,6 +157,10 @@ const publishedFields = ({ fold, balance }: CompletePublished): HuggingFaceConfi
 });
 
 const defaultFields = (recipe: CompleteRecipe): HuggingFaceConfig => ({
+  components: recipe.components,
+  band: recipe.band,
+  field: recipe.field,
+  metric: recipe.metric,
   phase: recipe.phase,
   logit_refit: recipe.logitRefit,
   received_share: recipe.receivedShare,
@@ -143,13 +173,12 @@ function requireSameFrequencies(
   json: HuggingFaceConfig,
   source: ModelConfig,
   type: string,
-  every: number,
+  expected: readonly number[],
 ): void {
   const [result, original] = [parseConfig(json).ropes[0]!, source.ropes[0]!];
-  const same = result.frequencies.every((frequency, i) => {
-    const expected = original.frequencies[every * i]!;
-    return Math.abs(frequency - expected) <= SAME_FREQUENCY * expected;
-  });
+  const same = result.frequencies.every(
+    (frequency, i) => Math.abs(frequency - expected[i]!) <= SAME_FREQUENCY * expected[i]!,
+  );
   if (same && result.tableScale === 1 && original.tableScale === 1) return;
   fail(
     UnsupportedError,

@@ -8,7 +8,10 @@ import type { LatentRecipe } from "../recipe.ts";
  * The sizes of a latent conversion for the runtime of this library, of all layers or of each, and its ingredients: what
  * is absent is as in the recommended recipe.
  */
-export interface ProjectedRecipe extends Omit<LatentRecipe, keyof CacheSizes | "queryRank"> {
+export interface ProjectedRecipe extends Omit<
+  LatentRecipe,
+  keyof CacheSizes | "queryRank" | "components" | "band" | "field" | "metric"
+> {
   /** d_r: the width of the shared rotated key, even, from 0. */
   readonly ropeDim: number | readonly number[];
   /** r: the width of the latent. The cache holds `ropeDim + latentRank` numbers per token. */

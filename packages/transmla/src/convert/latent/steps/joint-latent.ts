@@ -1,5 +1,6 @@
 import {
   eigh,
+  identity,
   matrix,
   multiply,
   transpose,
@@ -41,6 +42,8 @@ export interface JointLatentOptions extends LinalgOptions {
   readonly rank: number;
   /** The share of the attention-received moments in the covariance, the rest being uniform. */
   readonly receivedShare: number;
+  /** Errors count by the logits and outputs that they change, or, with `none`, by their size: `outputs`. */
+  readonly metric?: "outputs" | "none" | undefined;
   /** Whether each coordinate of the latent has unit mean square, as stored formats like it. */
   readonly whiten: boolean;
 }
@@ -61,11 +64,15 @@ export function jointLatent(
   phases: readonly ComplexVector[],
   options: JointLatentOptions,
 ): JointLatent {
-  const { rank, receivedShare, whiten } = options;
-  const metrics = [
-    ...keyMetrics(source, moments, phases),
-    ...sumOverGroups(source, outputMetrics(source, options)),
-  ];
+  const { rank, receivedShare, metric, whiten } = options;
+  const { kvHeads, headDim } = source.attention;
+  const metrics =
+    metric === "none"
+      ? Array.from({ length: 2 * kvHeads }, () => identity(headDim))
+      : [
+          ...keyMetrics(source, moments, phases),
+          ...sumOverGroups(source, outputMetrics(source, options)),
+        ];
   const roots = metrics.map((metric) => symmetricPower(metric, 0.5, METRIC_FLOOR, options));
   const inverses = metrics.map((metric) => symmetricPower(metric, -0.5, METRIC_FLOOR, options));
   const covariance = weightedSum([

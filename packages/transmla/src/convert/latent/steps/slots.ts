@@ -27,8 +27,29 @@ export interface Slots {
 export interface SlotChoice {
   /** d_r, even: twice the number of slots. */
   readonly ropeDim: number;
-  /** The strongest component of each of the fastest frequencies, or the components that lose most without rotation. */
-  readonly choice: "fast band" | "free";
+  /**
+   * The strongest components of the fastest frequencies, of as many that are spread evenly over all, or the components
+   * that lose most without rotation.
+   */
+  readonly choice: "fast band" | "even band" | "free";
+  /** How many components each frequency of a band has: 1. */
+  readonly components?: number | undefined;
+  /** Whether components mix heads by complex numbers, which turn the phases of pairs, or by real ones: complex. */
+  readonly field?: "complex" | "real" | undefined;
+}
+
+/**
+ * Which of the d / 2 frequencies each slot of a band rotates at.
+ *
+ * @param band - The band.
+ * @param headDim - d.
+ */
+export function bandPairs(
+  { ropeDim, choice, components = 1 }: SlotChoice,
+  headDim: number,
+): number[] {
+  const step = choice === "even band" ? (components * headDim) / ropeDim : 1;
+  return range(0, ropeDim / 2).map((slot) => Math.floor(slot / components) * step);
 }
 
 /**
@@ -43,21 +64,22 @@ export interface SlotChoice {
 export function chooseSlots(
   moments: Moments,
   c: GroupedAttention,
-  { ropeDim, choice }: SlotChoice,
+  choice: SlotChoice,
   options: LinalgOptions = {},
 ): Slots {
   const { kvHeads: g, headDim: d } = c;
+  const { ropeDim, components = 1, field } = choice;
   const [pairs, slots] = [d / 2, ropeDim / 2];
   const spectra = Array.from({ length: pairs }, (_, l) => {
     const roots = queryRoots(moments, c, l);
     const { re, im } = keyCovariance(moments.uniform, c, l, roots);
-    return { roots, ...eighHermitian(re, im, options) };
+    return { roots, ...eighHermitian(re, field === "real" ? matrix(g, g) : im, options) };
   });
   const energies = spectra.map(({ values }) => values);
   const chosen =
-    choice === "free"
+    choice.choice === "free"
       ? mostNeeded(energies, moments.meanRotation, slots)
-      : range(0, slots).map((l) => ({ l, rank: 0 }));
+      : bandPairs(choice, d).map((l, slot) => ({ l, rank: slot % components }));
   const read = matrix(ropeDim, g * d);
   const rebuild = matrix(g * d, ropeDim);
   for (const [index, { l, rank }] of chosen.entries()) {
