@@ -6,6 +6,7 @@ import { blockTests } from "./conformance/blocks.ts";
 import { castTests } from "./conformance/cast.ts";
 import { copyTests } from "./conformance/copy.ts";
 import { elementwiseTests } from "./conformance/elementwise.ts";
+import { factorizationTests } from "./conformance/factorizations.ts";
 import { fusedTests } from "./conformance/fused.ts";
 import { memoryTests } from "./conformance/memory.ts";
 import { productTests } from "./conformance/products.ts";
@@ -15,7 +16,8 @@ import { withShareOfRuns } from "./harness.ts";
 /**
  * Declares the tests that a backend must pass: every primitive against plain loops in f64 over generated shapes, dtypes
  * and views; every fused operation as core composes it, against an independent reference; the backend's own fused
- * kernels against those compositions; ordering of writes and reads; and that no test leaves memory behind.
+ * kernels against those compositions; factorisations by reconstruction; ordering of writes and reads; and that no test
+ * leaves memory behind.
  *
  * @param name - How the backend is called in the report.
  * @param makeBackend - Makes the backend, once for the suite, which disposes of it.
@@ -77,6 +79,9 @@ export function conformance(
       });
       describe("attention", () => {
         attentionTests(subject);
+      });
+      describe("factorizations", () => {
+        factorizationTests(subject);
       });
       describe("memory", () => {
         memoryTests(subject);
