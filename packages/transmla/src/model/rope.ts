@@ -128,6 +128,14 @@ export function ropeSource(fields: Fields): RopeSource {
   return { fields, scaling, theta };
 }
 
+/** What the object that states a rotary embedding may say. */
+const knownFields = new Set(
+  `attention_factor beta_fast beta_slow factor finetuned high_freq_factor long_factor low_freq_factor mscale mscale_all_dim
+  original_max_position_embeddings partial_rotary_factor rope_theta rope_type short_factor truncate type`.split(
+    /\s+/,
+  ),
+);
+
 /**
  * What scales a rotary embedding: `default` for nothing.
  *
@@ -149,6 +157,8 @@ export function readRope(
   headDim: number,
   interleaved: boolean,
 ): RopeConfig {
+  const unknown = scaling?.names.find((name) => scaling.has(name) && !knownFields.has(name));
+  if (unknown !== undefined) scaling!.refuse(unknown, "is not known, and may change the logits");
   const contextLength = fields.size("max_position_embeddings");
   const type = ropeType({ scaling });
   const partial = (scaling?.has("partial_rotary_factor") ? scaling : fields).positive(

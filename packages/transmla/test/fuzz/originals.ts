@@ -4,9 +4,11 @@ import { join } from "node:path";
 
 import { fc } from "@fast-check/vitest";
 
+import { asGguf } from "../gguf/latent-file.ts";
 import { huggingFaceFolder, ggufContent } from "../gguf/small-model.ts";
 import { ggufBytes } from "../gguf/writer.ts";
 import { shared } from "../shared.ts";
+import { latentModel } from "../spec/inputs/models.ts";
 import { encode, type Damage } from "./bytes.ts";
 import type { Files } from "./harness.ts";
 import type { JsonDamage } from "./json.ts";
@@ -138,8 +140,18 @@ export const textFolders: readonly Files[] = [
   ...goldenFolders("tokenizers").map((folder) => readFiles(folder, /^(tokenizer|chat_template).*/)),
 ];
 
+/** A latent model as this library writes it, of several types of tensors. */
+async function latentGguf(): Promise<Uint8Array> {
+  const sizes = { nopeDim: 32, ropeDim: 8, valueDim: 16, latentRank: 48, queryRank: null };
+  const rest = { hidden: 32, heads: 2, biased: false, layers: 1, tokens: 1, seed: 1 };
+  const folder = await asGguf(latentModel({ ...sizes, ...rest }), "Q8_0");
+  const file = await folder.open("model.gguf");
+  return file.read(0, file.size);
+}
+
 /** GGUF files. */
 export const ggufFiles: readonly Uint8Array[] = [
+  await latentGguf(),
   ggufBytes(ggufContent({ architecture: "llama", biased: true, tied: false })),
   ggufBytes(ggufContent({ architecture: "qwen2", biased: true, tied: true })),
   ...goldenFolders("gguf")

@@ -1,66 +1,22 @@
-import { fc, test as prop } from "@fast-check/vitest";
 // DeepSeek models as GGUF files of architecture deepseek2. That stock llama.cpp runs them alike is for acceptance/llama.cpp.
+import { fc, test as prop } from "@fast-check/vitest";
 import { cpuBackend } from "@transmla/backend-cpu";
 import { UnsupportedError } from "@transmla/core";
 import { afterEach, expect, test } from "vitest";
 
-import { blobFolder, type Folder } from "../../src/checkpoint/folder.ts";
+import type { Folder } from "../../src/checkpoint/folder.ts";
 import { readGguf } from "../../src/checkpoint/gguf/file.ts";
-import type { GgufWritableType } from "../../src/checkpoint/gguf/types.ts";
 import { memoryOutput } from "../../src/checkpoint/output.ts";
 import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { ggufFolder } from "../../src/gguf/folder.ts";
 import { loadModel } from "../../src/load.ts";
-import { written } from "../checkpoint/files.ts";
 import { relativeError, SINGLE } from "../spec/errors.ts";
 import { latentSizes } from "../spec/inputs/layers.ts";
-import { latentModel, modelLogits, onBackend, type TinyModel } from "../spec/inputs/models.ts";
+import { latentModel, modelLogits, onBackend } from "../spec/inputs/models.ts";
+import { asGguf, latentFolder } from "./latent-file.ts";
 
 const backend = await cpuBackend();
 afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
-
-/** A tokenizer of as many letters as there are tokens. */
-const byteLevel = {
-  type: "ByteLevel",
-  add_prefix_space: false,
-  trim_offsets: true,
-  use_regex: true,
-};
-const tokenizer = {
-  version: "1.0",
-  added_tokens: [],
-  normalizer: null,
-  pre_tokenizer: byteLevel,
-  post_processor: null,
-  decoder: byteLevel,
-  model: {
-    type: "BPE",
-    vocab: Object.fromEntries(
-      Array.from({ length: 60 }, (_, id) => [String.fromCharCode(33 + id), id]),
-    ),
-    merges: [],
-  },
-};
-
-async function folderOf({ json, tensors }: TinyModel): Promise<Folder> {
-  const filled = [...tensors].map(([name, { shape, data }]) => {
-    return { name, dtype: "F32" as const, shape, values: data };
-  });
-  const text = (value: object): Blob => new Blob([JSON.stringify(value)]);
-  return blobFolder(
-    new Map([
-      ...(await written(filled)),
-      ["config.json", text(json)],
-      ["tokenizer.json", text(tokenizer)],
-    ]),
-  );
-}
-
-async function asGguf(model: TinyModel, gguf: GgufWritableType): Promise<Folder> {
-  const output = memoryOutput();
-  await convertCheckpoint(await folderOf(model), output, { method: "none", gguf });
-  return blobFolder(output.files);
-}
 
 /** Models of every form that the format holds. */
 const models = fc
@@ -201,7 +157,7 @@ test("refuses biases, heads without a part that is not rotated, and a model with
   await expect(asGguf(latentModel({ ...size, nopeDim: 0 }), "F32")).rejects.toThrow(
     "convert: llama.cpp aborts where heads have no part without RoPE (qk_nope_head_dim = 0)",
   );
-  const files = await folderOf(latentModel(size));
+  const files = await latentFolder(latentModel(size));
   const bare: Folder = {
     ...files,
     exists: async (name) => name !== "tokenizer.json" && files.exists(name),

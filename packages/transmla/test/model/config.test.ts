@@ -169,6 +169,10 @@ test.each([
   ],
   [{ rope_scaling: 3 }, "config.json: rope_scaling must be a JSON object"],
   [
+    { rope_scaling: { type: "default", mrope_section: [16, 24, 24] } },
+    "config.json: rope_scaling.mrope_section = [16,24,24] is not known, and may change the logits",
+  ],
+  [
     { partial_rotary_factor: 0.4 },
     "config.json: partial_rotary_factor = 0.4 rotates 3 of 8 components; it must be an even number of them",
   ],
