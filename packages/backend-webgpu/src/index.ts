@@ -1,4 +1,4 @@
-import { StateError, type Backend } from "@transmla/core";
+import { ArgumentError, fail, StateError, type Backend } from "@transmla/core";
 
 import { Checks } from "./checks.ts";
 import { isSoftware, openDevice, type DeviceOptions } from "./device.ts";
@@ -119,6 +119,7 @@ function writeBytes(
     recorder.write(block, padded);
     return;
   }
+  if (rest !== 2) fail(ArgumentError, "write", `${data.byteLength} bytes end inside an element`);
   if (whole > 0) recorder.write(block, data.subarray(0, whole));
   const tail = memory.allocate(4);
   recorder.write(liveBlock("write", tail), Uint8Array.of(data[whole]!, data[whole + 1]!, 0, 0));
@@ -139,8 +140,14 @@ async function readBytes(
   if (length === 0) return new Uint8Array(0);
   const first = 4 * Math.floor(start / 4);
   const copied = 4 * Math.ceil((start + length - first) / 4);
+  const block = liveBlock("read", buffer);
   const staging = memory.takeStaging(copied);
-  const bytes = await recorder.read(liveBlock("read", buffer), staging, first, copied);
-  memory.returnStaging(staging);
-  return new Uint8Array(bytes, start - first, length);
+  try {
+    const bytes = await recorder.read(block, staging, first, copied);
+    memory.returnStaging(staging);
+    return new Uint8Array(bytes, start - first, length);
+  } catch (error) {
+    staging.destroy();
+    throw error;
+  }
 }

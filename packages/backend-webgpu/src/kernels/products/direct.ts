@@ -12,21 +12,23 @@ const widths = [1, 4] as const;
 /** Results of one invocation: some rows of four columns each. */
 const COLUMNS = 4;
 
-/** A step of four along k: `x0 ...` hold four elements of a row of `a` each. */
-function step(rows: number, b: Layout): string {
+const four = [0, 1, 2, 3];
+
+/** A step of four along k, the q-th: `x0 ...` hold four elements of a row of `a` each. */
+function step(rows: number, a: "rows" | "scalars", b: Layout): string {
   const indices = Array.from({ length: rows }, (_, r) => r);
-  const loadA = indices.map((r) => `let x${r} = a4(a_base, row${r}, at);`);
-  const four = [0, 1, 2, 3];
+  const loadA = indices.map((r) => `let x${r} = a_quad(a${r}, q);`);
   if (b === "rows") {
-    const loadB = four.map(
-      (j) => `let y${j} = b4(b_base, min(at + ${j}u, params.k - 1u), column);`,
-    );
+    // Where k is not a multiple of four, the last step meets zeros of `a`.
+    const row = (j: number): string =>
+      a === "rows" ? `4u * q + ${j}u` : `min(4u * q + ${j}u, params.k - 1u)`;
+    const loadB = four.map((j) => `let y${j} = b_quad(b0, ${row(j)});`);
     const sums = indices.map(
       (r) => `sum${r} += x${r}.x * y0 + x${r}.y * y1 + x${r}.z * y2 + x${r}.w * y3;`,
     );
     return [...loadA, ...loadB, ...sums].join("\n    ");
   }
-  const loadB = four.map((c) => `let y${c} = b4(b_base, at, column${c});`);
+  const loadB = four.map((c) => `let y${c} = b_quad(b${c}, q);`);
   const sums = indices.map(
     (r) => `sum${r} += vec4f(${four.map((c) => `dot(x${r}, y${c})`).join(", ")});`,
   );
@@ -44,7 +46,7 @@ const directShader = shader({
     b: floatsAndBlocks,
     a_layout: ["rows", "scalars"],
     b_layout: layouts,
-    rows: [1, 4],
+    rows: [1, 4, 8],
     width: widths,
   },
   bindings: ({ a, b, a_layout, b_layout, width }) => ({
@@ -56,7 +58,7 @@ const directShader = shader({
   workgroup: () => WORKGROUP,
   declarations: ({ a_layout, b_layout }) =>
     [INDEXING, factorLoads.a[a_layout], factorLoads.b[b_layout]].join("\n"),
-  body: ({ rows, b_layout, width }) => {
+  body: ({ rows, a_layout, b_layout, width }) => {
     const indices = Array.from({ length: rows }, (_, r) => r);
     const store =
       width === 4
@@ -71,10 +73,10 @@ const directShader = shader({
   let row = (row_block - batch * params.row_blocks) * ${rows}u;
   let a_base = params.a_offset + at(params.batch_shape, params.a_batch, batch);
   let b_base = params.b_offset + at(params.batch_shape, params.b_batch, batch);
-  ${indices.map((r) => `let row${r} = min(row + ${r}u, params.m - 1u); var sum${r} = vec4f();`).join("\n  ")}
-  ${b_layout === "rows" ? "" : [0, 1, 2, 3].map((c) => `let column${c} = min(column + ${c}u, params.n - 1u);`).join("\n  ")}
-  for (var at = 0u; at < params.k; at += 4u) {
-    ${step(rows, b_layout)}
+  ${indices.map((r) => `let a${r} = a_start(a_base, min(row + ${r}u, params.m - 1u)); var sum${r} = vec4f();`).join("\n  ")}
+  ${(b_layout === "rows" ? [0] : four).map((c) => `let b${c} = b_start(b_base, min(column + ${c}u, params.n - 1u));`).join("\n  ")}
+  for (var q = 0u; 4u * q < params.k; q++) {
+    ${step(rows, a_layout, b_layout)}
   }
   let to = params.out_offset + (batch * params.m + row) * params.n;
   ${indices.map((r) => `if (row + ${r}u < params.m) { ${store(r)} }`).join("\n  ")}`;
@@ -89,7 +91,7 @@ const directShader = shader({
  */
 export function directProduct(gpu: Gpu, product: Product): void {
   const { m, n, batches, a, b, out, outOffset } = product;
-  const rows = m === 1 ? 1 : 4;
+  const rows = m === 1 ? 1 : m <= 4 ? 4 : 8;
   const row_blocks = Math.ceil(m / rows);
   const column_blocks = Math.ceil(n / COLUMNS);
   const blocks = batches * row_blocks * column_blocks;

@@ -132,44 +132,37 @@ export function productValues(
 }
 
 /**
- * `a4(base, row, at)`, the elements `a[row, at ... at + 3]`, and `b4(base, at, column)`, four elements of `b` along the
- * axis that the layout loads at once: `b[at, column ... column + 3]` for rows, else `b[at ... at + 3, column]`. Beyond the
- * matrix they give zeros, where a load of one element would reach there.
+ * How a shader finds four elements at once. `a_start(base, row)` and `b_start(base, column)` are taken once; then
+ * `a_quad(start, q)` is `a[row, 4q ... 4q + 3]`, and `b_quad(start, q)` is `b[4q ... 4q + 3, column]`, or for rows
+ * `b[q, column ... column + 3]`. Beyond k, elements that are loaded one by one are zeros.
  */
 export const factorLoads: Readonly<Record<"a" | "b", Readonly<Record<Layout, string>>>> = {
   a: {
-    rows: `fn a4(base: u32, row: u32, at: u32) -> vec4f {
-  return load_a((base + row * params.a_row + at) / 4u);
-}`,
+    rows: `fn a_start(base: u32, row: u32) -> u32 { return (base + row * params.a_row) / 4u; }
+fn a_quad(start: u32, q: u32) -> vec4f { return load_a(start + q); }`,
     columns: scalarsOfA(),
     scalars: scalarsOfA(),
   },
   b: {
-    rows: `fn b4(base: u32, at: u32, column: u32) -> vec4f {
-  return load_b((base + at * params.b_row + column) / 4u);
-}`,
-    columns: `fn b4(base: u32, at: u32, column: u32) -> vec4f {
-  return load_b((base + at + column * params.b_column) / 4u);
-}`,
-    scalars: `fn b4(base: u32, at: u32, column: u32) -> vec4f {
-  return scalars_b(base + column * params.b_column, at, params.b_row);
-}
-${scalarLoads("b")}`,
+    rows: `fn b_start(base: u32, column: u32) -> u32 { return (base + column) / 4u; }
+fn b_quad(start: u32, row: u32) -> vec4f { return load_b(start + row * (params.b_row / 4u)); }`,
+    columns: `fn b_start(base: u32, column: u32) -> u32 { return (base + column * params.b_column) / 4u; }
+fn b_quad(start: u32, q: u32) -> vec4f { return load_b(start + q); }`,
+    scalars: `fn b_start(base: u32, column: u32) -> u32 { return base + column * params.b_column; }
+${quadOfScalars("b", "params.b_row")}`,
   },
 };
 
 function scalarsOfA(): string {
-  return `fn a4(base: u32, row: u32, at: u32) -> vec4f {
-  return scalars_a(base + row * params.a_row, at, params.a_column);
-}
-${scalarLoads("a")}`;
+  return `fn a_start(base: u32, row: u32) -> u32 { return base + row * params.a_row; }
+${quadOfScalars("a", "params.a_column")}`;
 }
 
 /** Four elements one by one. A loop: there would be sixteen copies of the text in a shader, and it is a way for few. */
-function scalarLoads(name: string): string {
-  return `fn scalars_${name}(base: u32, at: u32, step: u32) -> vec4f {
+function quadOfScalars(name: string, step: string): string {
+  return `fn ${name}_quad(start: u32, q: u32) -> vec4f {
   var four = vec4f();
-  for (var i = 0u; i < min(4u, params.k - at); i++) { four[i] = load_${name}(base + (at + i) * step); }
+  for (var i = 4u * q; i < min(4u * q + 4u, params.k); i++) { four[i - 4u * q] = load_${name}(start + i * ${step}); }
   return four;
 }`;
 }

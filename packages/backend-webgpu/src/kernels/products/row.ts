@@ -55,7 +55,7 @@ const rowShader = shader({
     const enter =
       threads === 1
         ? `let unit = group * ${UNITS}u + lane; if (unit >= params.units) { return; } const first = 0u;`
-        : "let unit = group; let first = lane * 4u;";
+        : "let unit = group; let first = lane;";
     const expert = experts
       ? " + load_ids(params.ids_offset + at(params.batch_shape, params.ids_batch, batch)) * params.expert_stride"
       : "";
@@ -66,11 +66,12 @@ const rowShader = shader({
   let batch = row / params.m;
   let a_base = params.a_offset + at(params.batch_shape, params.a_batch, batch);
   let b_base = params.b_offset + at(params.batch_shape, params.b_batch, batch)${expert};
-  ${columns.map((c) => `let column${c} = min(column + ${c}u, params.n - 1u);`).join(" ")}
+  let x_start = a_start(a_base, row - batch * params.m);
+  ${columns.map((c) => `let y${c} = b_start(b_base, min(column + ${c}u, params.n - 1u));`).join(" ")}
   var sum = vec4f();
-  for (var k = first; k < params.k; k += ${4 * threads}u) {
-    let x = a4(a_base, row - batch * params.m, k);
-    sum += vec4f(${columns.map((c) => `dot(x, b4(b_base, k, column${c}))`).join(", ")});
+  for (var q = first; 4u * q < params.k; q += ${threads}u) {
+    let x = a_quad(x_start, q);
+    sum += vec4f(${columns.map((c) => `dot(x, b_quad(y${c}, q))`).join(", ")});
   }
   sum = row_add(sum, ${threadArguments(options)});
   if (first == 0u) {

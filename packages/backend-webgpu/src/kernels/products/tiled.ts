@@ -16,30 +16,27 @@ const four = [0, 1, 2, 3];
 
 /** Loads of one group of four of each tile by each invocation. Beyond k there are zeros. */
 function fillTiles(b: Layout): string {
-  const loadA = `a_tile[(lane / ${DEPTH}u) * ${PITCH}u + quad] =
-      select(vec4f(), a4(a_base, min(row + lane / ${DEPTH}u, params.m - 1u), k), k < params.k);`;
+  const loadA = `a_tile[(lane / ${DEPTH}u) * ${PITCH}u + lane % ${DEPTH}u] = select(vec4f(), a_quad(a_from, q), 4u * q < params.k);`;
   if (b === "rows") {
     return `${loadA}
     let depth = start + lane / 16u;
-    b_tile[lane] =
-      select(vec4f(), b4(b_base, min(depth, params.k - 1u), min(column + (lane % 16u) * 4u, params.n - 4u)), depth < params.k);`;
+    b_tile[lane] = select(vec4f(), b_quad(b_from, min(depth, params.k - 1u)), depth < params.k);`;
   }
   return `${loadA}
-    b_tile[(lane / ${DEPTH}u) * ${PITCH}u + quad] =
-      select(vec4f(), b4(b_base, k, min(column + lane / ${DEPTH}u, params.n - 1u)), k < params.k);`;
+    b_tile[(lane / ${DEPTH}u) * ${PITCH}u + lane % ${DEPTH}u] = select(vec4f(), b_quad(b_from, q), 4u * q < params.k);`;
 }
 
 /** Multiplies one group of four along k. */
 function multiply(b: Layout): string {
-  const loadA = four.map((r) => `let x${r} = a_tile[(y + ${16 * r}u) * ${PITCH}u + q];`);
+  const loadA = four.map((r) => `let x${r} = a_tile[(y + ${16 * r}u) * ${PITCH}u + d];`);
   if (b === "rows") {
-    const loadB = four.map((j) => `let y${j} = b_tile[(q * 4u + ${j}u) * 16u + x];`);
+    const loadB = four.map((j) => `let y${j} = b_tile[(d * 4u + ${j}u) * 16u + x];`);
     const sums = four.map(
       (r) => `sum${r} += x${r}.x * y0 + x${r}.y * y1 + x${r}.z * y2 + x${r}.w * y3;`,
     );
     return [...loadA, ...loadB, ...sums].join("\n      ");
   }
-  const loadB = four.map((c) => `let y${c} = b_tile[(x + ${16 * c}u) * ${PITCH}u + q];`);
+  const loadB = four.map((c) => `let y${c} = b_tile[(x + ${16 * c}u) * ${PITCH}u + d];`);
   const sums = four.map(
     (r) => `sum${r} += vec4f(${four.map((c) => `dot(x${r}, y${c})`).join(", ")});`,
   );
@@ -80,13 +77,14 @@ var<workgroup> b_tile: array<vec4f, ${TILE * PITCH}>;`,
   let b_base = params.b_offset + at(params.batch_shape, params.b_batch, batch);
   let y = lane / 16u;
   let x = lane % 16u;
-  let quad = lane % ${DEPTH}u;
+  let a_from = a_start(a_base, min(row + lane / ${DEPTH}u, params.m - 1u));
+  let b_from = b_start(b_base, ${b_layout === "rows" ? "min(column + (lane % 16u) * 4u, params.n - 4u)" : `min(column + lane / ${DEPTH}u, params.n - 1u)`});
   ${four.map((r) => `var sum${r} = vec4f();`).join(" ")}
   for (var start = 0u; start < params.k; start += ${4 * DEPTH}u) {
-    let k = start + quad * 4u;
+    let q = start / 4u + lane % ${DEPTH}u;
     ${fillTiles(b_layout)}
     workgroupBarrier();
-    for (var q = 0u; q < ${DEPTH}u; q++) {
+    for (var d = 0u; d < ${DEPTH}u; d++) {
       ${multiply(b_layout)}
     }
     workgroupBarrier();
