@@ -35,6 +35,7 @@ type LatentConversion = Extract<ConversionMethod, { readonly method: "latent" }>
 export interface LatentOptions {
   readonly recipe?: "default" | "transmla";
   readonly fold?: number;
+  readonly components?: number;
   readonly queryRank?: number;
   readonly latentRank?: number;
   readonly ropeDim?: number;
@@ -55,11 +56,11 @@ export async function latentConversion(
   options: LatentOptions,
   context: CommandContext,
 ): Promise<LatentConversion> {
-  const { recipe, fold, queryRank, target, cache, calibration: text } = options;
+  const { recipe, fold, components, queryRank, target, cache, calibration: text } = options;
   if (fold !== undefined && (recipe !== "transmla" || cache !== undefined)) {
     fail(ArgumentError, "--fold", "belongs to --recipe transmla with --rope-dim and --latent-rank");
   }
-  const latent = { method: "latent", recipe, fold, queryRank, target } as const;
+  const latent = { method: "latent", recipe, fold, components, queryRank, target } as const;
   const sizes = await givenSizes(folder, options);
   if (text !== undefined && sizes) {
     const windows = await readCalibration(folder, text, options);

@@ -222,6 +222,11 @@ function addModelCommands(program: Command, run: Run): void {
     .option("--rope-dim <width>", "of --method latent: the rotated key", positiveInteger)
     .option("--latent-rank <width>", "of --method latent: the latent", positiveInteger)
     .option(
+      "--components <count>",
+      "of --method latent: of each frequency in the rotated key; more than 1 is for Transformers only",
+      positiveInteger,
+    )
+    .option(
       "--query-rank <width>",
       "of --method latent: compresses the query projection too",
       positiveInteger,

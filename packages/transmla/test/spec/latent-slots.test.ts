@@ -9,7 +9,7 @@ import { parseConfig } from "../../src/model/config/families.ts";
 import { backends } from "./backends.ts";
 import { EXACT, relativeError } from "./errors.ts";
 import { groupedLayer, layerSizes, seeds, type LayerSize } from "./inputs/layers.ts";
-import { converted, sourceModel, type SourceSize } from "./inputs/models.ts";
+import { converted, sourceModel, sourceSizes, type SourceSize } from "./inputs/models.ts";
 import { referenceMoments } from "./inputs/moments.ts";
 import { Random } from "./inputs/random.ts";
 import { counterexample, property } from "./property.ts";
@@ -187,6 +187,34 @@ property(
       method: "latent",
       ropeDim: size.headDim,
       latentRank: size.headDim,
+      calibration: [random.integers(48, 64), random.integers(48, 64)],
+      backend: backends[0],
+    });
+    const expected = decoderLogits(source.tokens, source.json, source.tensors);
+    const found = decoderLogits(result.tokens, result.json, result.tensors);
+    expect(relativeError(found, expected)).toBeLessThan(1e-5);
+  },
+);
+
+property(
+  {
+    id: "P28",
+    statement:
+      "with as many components as kv heads at all frequencies and a latent as wide as the values, the calibrated conversion of any LLaMA is exact",
+    tolerance: "1e-5 relative: calibration in f32 leaves its rounding in the latent",
+    runs: 10,
+  },
+  [sourceSizes],
+  async (size) => {
+    const rope = { rope_type: "default", rope_theta: 10_000 } as const;
+    const source = sourceModel({ ...size, family: "llama", biased: false, rope });
+    const random = new Random(size.seed);
+    const width = size.kvHeads * size.headDim;
+    const result = await converted(source, {
+      method: "latent",
+      components: size.kvHeads,
+      ropeDim: width,
+      latentRank: width,
       calibration: [random.integers(48, 64), random.integers(48, 64)],
       backend: backends[0],
     });
