@@ -2,7 +2,15 @@
 // of next-token distributions within a bound for each type. `npm run acceptance` runs it on the bundled model and on small
 // DeepSeek models where they are at hand; further arguments are DeepSeek folders.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 
@@ -48,33 +56,36 @@ function run(command, args) {
   return stdout;
 }
 
-/** What this library makes of a model: greedy tokens, and the logarithms of the probabilities after every id. */
-async function expected(path, ids) {
+/** The logarithms of the probabilities after every id, as this library computes them. */
+async function logProbabilitiesOf(path, ids) {
   using model = await loadModel(path, { backend });
-  const greedy = [];
-  for await (const { id } of generate(model, ids, {
-    maxTokens: GREEDY,
-    temperature: 0,
-    ignoreEnd: true,
-  })) {
-    greedy.push(id);
-  }
   using cache = model.createCache(ids.length);
   using logits = model.forward(ids, cache, { logits: "all" });
   const values = await logits.read();
   const vocabulary = model.config.vocabSize;
-  const logProbabilities = ids.map((_, t) => {
+  return ids.map((_, t) => {
     const row = Float64Array.from(values.subarray(t * vocabulary, (t + 1) * vocabulary));
     const largest = Math.max(...row);
     const total = Math.log(row.reduce((sum, x) => sum + Math.exp(x - largest), 0)) + largest;
     return row.map((x) => x - total);
   });
-  return { greedy, logProbabilities };
 }
 
-/** Writes a GGUF file of a folder and runs it in llama.cpp. */
+/** The most likely continuation, as this library computes it. */
+async function greedyOf(path, ids) {
+  using model = await loadModel(path, { backend });
+  const tokens = [];
+  const options = { maxTokens: GREEDY, temperature: 0, ignoreEnd: true };
+  for await (const { id } of generate(model, ids, options)) tokens.push(id);
+  return tokens;
+}
+
+/**
+ * Writes GGUF files of a folder and runs them in llama.cpp. Its distributions are compared with those of the folder, and its
+ * greedy tokens with those of this library on the same file.
+ */
 async function check(name, path, ids, types, options = []) {
-  const own = await expected(path, ids);
+  const own = await logProbabilitiesOf(path, ids);
   for (const type of types) {
     const file = join(folder, `${name}.${type}.gguf`);
     run(cli, ["convert", path, file, "--format", "gguf", "--dtype", type, "--quiet", ...options]);
@@ -83,23 +94,25 @@ async function check(name, path, ids, types, options = []) {
     let kl = 0;
     let largest = 0;
     other.probabilities.forEach((pairs, t) => {
+      const total = pairs.reduce((sum, [, probability]) => sum + probability, 0); // 1, but for f32
       for (const [id, probability] of pairs) {
-        const mine = own.logProbabilities[t][id];
-        const difference = mine - Math.log(probability);
+        const mine = own[t][id];
+        const difference = mine - Math.log(probability / total);
         if (probability > 0) kl += Math.exp(mine) * difference;
         // Probabilities come as f32: the smallest say nothing.
         if (probability > 1e-6) largest = Math.max(largest, Math.abs(difference));
       }
     });
     kl /= ids.length;
-    const first = own.greedy.findIndex((id, i) => id !== other.greedy[i]);
+    const greedy = await greedyOf(file, ids);
+    const first = greedy.findIndex((id, i) => id !== other.greedy[i]);
     const same = first < 0 ? GREEDY : first;
     const passed = Math.abs(kl) <= bounds[type] && (type !== "f32" || same === GREEDY);
     failed ||= !passed;
     rows.push([
       name,
       type,
-      String(readFileSync(file).length),
+      String(statSync(file).size),
       `${same} of ${GREEDY}`,
       kl.toExponential(1),
       largest.toExponential(1),
