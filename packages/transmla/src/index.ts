@@ -44,7 +44,9 @@ export type {
 } from "./convert/latent/projected/choose-layer-sizes.ts";
 export type { ProjectedRecipe } from "./convert/latent/projected/recipe.ts";
 export type { LatentRecipe } from "./convert/latent/recipe.ts";
-export type { LayerReport } from "./convert/latent/method.ts";
+export { memoryLayerStore } from "./convert/latent/layer-store.ts";
+export type { LayerStore, StoredLayer } from "./convert/latent/layer-store.ts";
+export type { Calibration, LayerReport } from "./convert/latent/method.ts";
 export type { FactoredInit } from "./convert/factored.ts";
 export type { OutputDType } from "./convert/merged.ts";
 export type { CacheSizes, Target } from "./convert/targets.ts";

@@ -1,3 +1,5 @@
+import { basename } from "node:path";
+
 import { ArgumentError, fail } from "@transmla/core";
 
 import { readAssets } from "../assets.ts";
@@ -8,6 +10,7 @@ import {
   type ChooseLatentSizesOptions,
   type LatentSizes,
 } from "../convert/latent/choose-sizes.ts";
+import type { LayerStore } from "../convert/latent/layer-store.ts";
 import {
   chooseLayerSizes,
   type LayerSizes,
@@ -18,6 +21,7 @@ import type { Model } from "../model/model.ts";
 import { openModel, type CommandContext } from "./context.ts";
 import { fileWindows, sampleIds } from "./inputs.ts";
 import { formatSmall } from "./report.ts";
+import { WorkFolder } from "./work-folder.ts";
 
 /** Windows that are sampled from the model when no text is given, each from another seed. */
 const SAMPLED_WINDOWS = 8;
@@ -46,40 +50,66 @@ export interface LatentOptions {
   readonly maxWindows?: number;
 }
 
+/** A latent conversion, and where it keeps what it has found. */
+export interface PreparedConversion {
+  readonly method: LatentConversion;
+  readonly work: WorkFolder;
+}
+
 /**
  * The latent conversion that options ask for: reads or samples the calibration windows, and chooses what the sizes leave
- * open. The model is loaded only where it must run.
+ * open. The model is loaded only where it must run. What has been chosen and converted is kept beside the output.
  */
 export async function latentConversion(
   path: string,
+  to: string,
   folder: Folder,
   options: LatentOptions,
   context: CommandContext,
-): Promise<LatentConversion> {
+): Promise<PreparedConversion> {
   const { recipe, fold, components, queryRank, target, cache, calibration: text } = options;
   if (fold !== undefined && (recipe !== "transmla" || cache !== undefined)) {
     fail(ArgumentError, "--fold", "belongs to --recipe transmla with --rope-dim and --latent-rank");
   }
-  const latent = { method: "latent", recipe, fold, components, queryRank, target } as const;
   const sizes = await givenSizes(folder, options);
-  if (text !== undefined && sizes) {
-    const windows = await readCalibration(folder, text, options);
-    context.report.remark(describeWindows(windows, text));
-    return { ...latent, ...sizes, calibration: windows };
-  }
-  using model = await openModel(path, context);
+  using loaded = text === undefined || !sizes ? await openModel(path, context) : undefined;
   const windows =
     text === undefined
-      ? await sampleWindows(model, options)
+      ? await sampleWindows(loaded!, options)
       : await readCalibration(folder, text, options);
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
-  if (sizes) return { ...latent, ...sizes, calibration: windows };
-  if (target === "own") {
-    const chosen = await chooseForOwn(model, cache!, windows, context);
-    return { method: "latent", target, ...chosen, calibration: windows };
+  const { json, config } = await readConfig(folder);
+  const ingredients = { method: "latent", recipe, fold, components, queryRank, target } as const;
+  const split = sizes || target === "own" ? undefined : heldOutWindows(windows);
+  const asked = { ...ingredients, cache, ...sizes };
+  const work = await WorkFolder.open(`${to}.partial`, { from: path, json, asked, windows });
+  if (work.layers > 0) {
+    context.report.remark(`${work.layers} of ${config.layers} layers were converted before`);
   }
-  const chosen = await chooseConversion(model, { recipe, target, cache: cache! }, windows, context);
-  return { ...latent, ...chosen };
+  const chosen = await work.note("sizes", async () => {
+    if (sizes) return sizes;
+    if (!split) return chooseForOwn(loaded!, cache!, windows, context);
+    const best = await chooseSizes(loaded!, { recipe, target, cache: cache! }, split, context);
+    const { layers, meanKl: _, ...found } = best;
+    const asTried =
+      queryRank === undefined && (found.components ?? components) === found.components;
+    if (asTried) await copyLayers(layers, work, config.layers);
+    return found;
+  });
+  const about = {
+    ...(text === undefined ? { seed: 0 } : { text: basename(text) }),
+    ...(split && { selection_windows: split.selection.length }),
+  };
+  const calibration = split?.calibration ?? windows;
+  // What was chosen fits the recipe that it was chosen for.
+  const method = {
+    ...ingredients,
+    ...chosen,
+    calibration,
+    about,
+    layers: work,
+  } as LatentConversion;
+  return { method, work };
 }
 
 /** The sizes that the options state or the target leaves no choice of; none where a cache is to be split. */
@@ -120,13 +150,20 @@ async function chooseForOwn(
   return sizes;
 }
 
-/** Sizes and calibration windows: some windows are held out to choose by. */
-async function chooseConversion(
-  model: Model,
-  wanted: Pick<ChooseLatentSizesOptions, "recipe" | "target" | "cache">,
-  windows: readonly (readonly number[])[],
-  { report, signal }: CommandContext,
-): Promise<Omit<LatentSizes, "meanKl"> & Pick<LatentConversion, "calibration">> {
+async function copyLayers(from: LayerStore, to: LayerStore, count: number): Promise<void> {
+  for (let layer = 0; layer < count; layer++) {
+    const kept = await from.read(layer);
+    if (kept) await to.write(layer, kept);
+  }
+}
+
+/** Windows to calibrate on, and windows that are held out to choose by. */
+interface SplitWindows {
+  readonly calibration: readonly (readonly number[])[];
+  readonly selection: readonly (readonly number[])[];
+}
+
+function heldOutWindows(windows: readonly (readonly number[])[]): SplitWindows {
   const heldOut = (index: number): boolean => (index + 1) % SELECTION_EVERY === 0;
   const calibration = windows.filter((_, index) => !heldOut(index));
   const selection = windows.filter((_, index) => heldOut(index));
@@ -134,10 +171,18 @@ async function chooseConversion(
     const problem = `--cache needs ${SELECTION_EVERY} windows or more to hold one out, found ${windows.length}; give a longer text or a smaller --window`;
     fail(ArgumentError, "convert", problem);
   }
-  const [{ meanKl: _, ...best }] = await chooseLatentSizes(model, {
+  return { calibration, selection };
+}
+
+async function chooseSizes(
+  model: Model,
+  wanted: Pick<ChooseLatentSizesOptions, "recipe" | "target" | "cache">,
+  windows: SplitWindows,
+  { report, signal }: CommandContext,
+): Promise<LatentSizes> {
+  const [best] = await chooseLatentSizes(model, {
     ...wanted,
-    calibration,
-    selection,
+    ...windows,
     signal,
     onCandidate: ({ ropeDim, latentRank, fold, components, meanKl }) => {
       const folded =
@@ -147,7 +192,7 @@ async function chooseConversion(
       );
     },
   });
-  return { ...best, calibration };
+  return best;
 }
 
 async function readCalibration(

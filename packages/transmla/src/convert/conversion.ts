@@ -11,7 +11,7 @@ import type { GroupedWeights, WeightStore } from "../model/weights.ts";
 import { deepseekLimit } from "./deepseek-limits.ts";
 import { factoredRank, factoredTensors, type FactoredInit } from "./factored.ts";
 import type { HostTensor } from "./host-tensor.ts";
-import { latentMethod, type LayerReport } from "./latent/method.ts";
+import { latentMethod, type Calibration } from "./latent/method.ts";
 import { projectedMethod } from "./latent/projected/method.ts";
 import type { ProjectedRecipe } from "./latent/projected/recipe.ts";
 import type { PublishedRecipe } from "./latent/published/recipe.ts";
@@ -49,14 +49,11 @@ export type ConversionMethod = (
       /** All heads share one key of the width of all kv heads: exact. */
       readonly method: "merged";
     }
-  | ((LatentRecipe | PublishedRecipe | ProjectedRecipe) & {
-      /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
-      readonly method: "latent";
-      /** Windows of token ids that statistics are gathered on: 16 k tokens or more, as long as the context to come. */
-      readonly calibration: readonly (readonly number[])[];
-      /** Called after each layer. */
-      readonly onLayer?: ((report: LayerReport) => void) | undefined;
-    })
+  | ((LatentRecipe | PublishedRecipe | ProjectedRecipe) &
+      Calibration & {
+        /** Keys and values as one latent smaller than the cache they need now, calibrated: vanilla DeepSeek-V3. */
+        readonly method: "latent";
+      })
 ) & {
   /** Who runs the result; what it cannot hold is refused. When absent, `own` for `factored`, `transformers` for others. */
   readonly target?: Target | undefined;

@@ -14,6 +14,7 @@ import { latentConversion, type LatentOptions } from "../calibration.ts";
 import type { CommandContext } from "../context.ts";
 import { describeAttention } from "../describe.ts";
 import { formatCount, formatSmall } from "../report.ts";
+import type { WorkFolder } from "../work-folder.ts";
 import { writeText } from "../write-text.ts";
 
 /** Options of `transmla convert`. */
@@ -76,20 +77,24 @@ export async function convertCommand(
   }
   const layers: LayerReport[] = [];
   const output = await (stored.gguf ? createOutputFile(to) : createOutputFolder(to));
-  let method: ConversionMethod;
+  let prepared: Prepared;
   try {
-    method = await chooseMethod(from, folder, options, context, layers);
+    prepared = await prepare(from, to, folder, options, context);
   } catch (error) {
     await output.discard();
     throw error;
   }
-  const { config, parameters, rounding } = await convertCheckpoint(folder, output, {
-    ...method,
-    ...stored,
-    backend,
-    signal,
-    onProgress: report.progress("converting"),
-  });
+  const { method, work } = prepared;
+  const { config, parameters, rounding } = await keepingWork(work, report, () =>
+    convertCheckpoint(folder, output, {
+      ...method,
+      ...stored,
+      ...(method.method === "latent" && { onLayer: (layer) => layers.push(layer) }),
+      backend,
+      signal,
+      onProgress: report.progress("converting"),
+    }),
+  );
   const after = parseConfig(config);
   if (options.svg !== undefined) await writeText(options.svg, drawLayers(layers));
   const cache = [cacheWidth(before.attention), cacheWidth(after.attention)];
@@ -117,24 +122,46 @@ export async function convertCommand(
   });
 }
 
-async function chooseMethod(
+/** A method, and where it keeps what it has found. */
+interface Prepared {
+  readonly method: ConversionMethod;
+  readonly work?: WorkFolder;
+}
+
+async function prepare(
   from: string,
+  to: string,
   folder: Folder,
   options: ConvertCommandOptions,
   context: CommandContext,
-  layers: LayerReport[],
-): Promise<ConversionMethod> {
+): Promise<Prepared> {
   switch (options.method ?? "none") {
     case "none":
-      return { method: "none" };
+      return { method: { method: "none" } };
     case "factored":
-      return { method: "factored", init: options.init, target: options.target };
+      return { method: { method: "factored", init: options.init, target: options.target } };
     case "merged":
-      return { method: "merged", target: options.target };
+      return { method: { method: "merged", target: options.target } };
     case "latent":
-      return {
-        ...(await latentConversion(from, folder, options, context)),
-        onLayer: (layer) => layers.push(layer),
-      };
+      return latentConversion(from, to, folder, options, context);
+  }
+}
+
+/** Runs a conversion; the layers that it has kept are removed unless it is cut off behind the first. */
+async function keepingWork<T>(
+  work: WorkFolder | undefined,
+  report: CommandContext["report"],
+  body: () => Promise<T>,
+): Promise<T> {
+  try {
+    const result = await body();
+    await work?.remove();
+    return result;
+  } catch (error) {
+    if (work && work.layers === 0) await work.remove();
+    if (work && work.layers > 0) {
+      report.remark(`${work.layers} layers are kept; the same command goes on from there`);
+    }
+    throw error;
   }
 }

@@ -2,8 +2,12 @@ import { ArgumentError, fail } from "@transmla/core";
 
 import { compare } from "../../evaluate/evaluate.ts";
 import type { Model } from "../../model/model.ts";
+import { groupedSource } from "../conversion.ts";
 import { convert } from "../convert.ts";
+import { modelWeights } from "../model-weights.ts";
 import type { CacheSizes, Target } from "../targets.ts";
+import { memoryLayerStore, type LayerStore } from "./layer-store.ts";
+import { convertCandidates } from "./method.ts";
 
 /** Sizes of a latent conversion, and how far its predictions are from the source's. */
 export interface LatentSizes extends CacheSizes {
@@ -11,6 +15,8 @@ export interface LatentSizes extends CacheSizes {
   readonly fold?: number | undefined;
   /** Of the default recipe: how many components of each frequency keep their rotation. */
   readonly components?: number | undefined;
+  /** The layers that were converted: given to a conversion of these sizes, there is nothing left to do. */
+  readonly layers: LayerStore;
   /** Mean KL(source || converted) on the selection windows, in nats per token. */
   readonly meanKl: number;
 }
@@ -60,18 +66,21 @@ export async function chooseLatentSizes(
 ): Promise<[LatentSizes, ...LatentSizes[]]> {
   const { cache, recipe, calibration, selection, target, signal } = options;
   const splits = latentSplits(model, cache, recipe, target);
+  const candidates = splits.map((sizes) => ({ ...sizes, recipe, layers: memoryLayerStore() }));
+  if (recipe !== "transmla") {
+    const source = groupedSource(model.huggingFaceConfig, modelWeights(model));
+    const tried = candidates.map(({ layers, ...sizes }) => ({
+      recipe: { ...sizes, recipe: "default" as const },
+      layers,
+    }));
+    await convertCandidates(source, tried, calibration, model.backend, signal);
+  }
   const found: LatentSizes[] = [];
-  for (const sizes of splits) {
-    const tried = { ...sizes, recipe };
-    using converted = await convert(model, {
-      ...tried,
-      method: "latent",
-      calibration,
-      target,
-      signal,
-    });
+  for (const { recipe: _, ...candidate } of candidates) {
+    const method = { method: "latent", ...candidate, recipe, calibration, target } as const;
+    using converted = await convert(model, { ...method, signal });
     const [comparison] = await compare(model, [converted], selection, { signal });
-    found.push({ ...sizes, meanKl: comparison!.meanKl });
+    found.push({ ...candidate, meanKl: comparison!.meanKl });
     options.onCandidate?.(found.at(-1)!, found.length, splits.length);
   }
   return found.toSorted((a, b) => a.meanKl - b.meanKl) as [LatentSizes, ...LatentSizes[]];
@@ -91,7 +100,7 @@ export function latentSplits(
   cache: number,
   recipe: "default" | "transmla" = "default",
   target?: Target,
-): Omit<LatentSizes, "meanKl">[] {
+): Omit<LatentSizes, "meanKl" | "layers">[] {
   if (attention.kind !== "grouped") return [];
   const { kvHeads, headDim } = attention;
   const published = recipe === "transmla";

@@ -86,7 +86,7 @@ const constant = (size: number, value: number): HostTensor => ({
  * @param config - The same as data.
  * @param c - Its attention.
  * @param recipe - The sizes.
- * @param calibration - The windows, for the record.
+ * @param calibration - What is recorded of it.
  * @throws UnsupportedError when the rotary embedding cannot be stated for a narrower key.
  */
 export function latentConfig(
@@ -94,7 +94,7 @@ export function latentConfig(
   config: ModelConfig,
   c: GroupedAttention,
   recipe: CompleteRecipe | CompletePublished,
-  calibration: readonly (readonly number[])[],
+  calibration: HuggingFaceConfig,
 ): HuggingFaceConfig {
   const { ropeDim, latentRank } = recipe;
   const { scaling, theta } = ropeSource(new Fields(json, "config.json"));
@@ -127,8 +127,7 @@ export function latentConfig(
       source_model_type: json["model_type"],
       recipe: recipe.recipe,
       ...(isPublished ? publishedFields(recipe) : defaultFields(recipe)),
-      calibration_windows: calibration.length,
-      calibration_tokens: calibration.reduce((total, ids) => total + ids.length, 0),
+      ...calibration,
     },
   });
   requireSameFrequencies(result, config, type, frequencies);

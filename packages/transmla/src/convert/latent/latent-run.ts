@@ -58,8 +58,19 @@ export class LatentRun<T> implements Disposable {
     this.#visit = visit;
   }
 
-  /** Visits the next layer. */
-  async convertNext(): Promise<T> {
+  /**
+   * Visits a layer. Those before it that were not visited are passed: the original runs over them in the same way, so
+   * that its hidden states are the same to the bit, with nothing to be stored but the layers.
+   *
+   * @param index - Which layer; not one that was visited or passed.
+   */
+  async convert(index: number): Promise<T> {
+    while (this.#next < index) await this.#run(async () => undefined);
+    return await this.#run(this.#visit);
+  }
+
+  /** Runs the original over the next layer. */
+  async #run<R>(visit: (layer: VisitedLayer) => Promise<R>): Promise<R> {
     const index = this.#next++;
     const { backend, windows, firstKey = 0 } = this.#options;
     this.#stream ??= new CalibrationStream(
@@ -72,7 +83,7 @@ export class LatentRun<T> implements Disposable {
     using inputs = this.#stream.inputs(await this.#layers.norm(index));
     const linalg = { blas: backend.blas };
     using calibrated = await calibrateLayer(source, inputs, linalg, firstKey);
-    const result = await this.#visit({ index, source, inputs, calibrated, linalg });
+    const result = await visit({ index, source, inputs, calibrated, linalg });
     if (this.#next < this.#config.layers) {
       const behind = await this.#layers.behindAttention(index);
       this.#stream.advance(index, calibrated.outputs, behind);

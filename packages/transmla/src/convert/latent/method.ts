@@ -1,6 +1,6 @@
 import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
 
-import type { ModelConfig } from "../../model/config/model-config.ts";
+import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
 import { deepseekLimit, narrowRopeLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
 import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
@@ -9,6 +9,7 @@ import { convertLayer } from "./convert-layer.ts";
 import { latentConfig, latentTensors } from "./export.ts";
 import type { LatentLayer } from "./latent-layer.ts";
 import { LatentRun } from "./latent-run.ts";
+import { keptLayer, type LayerStore, type StoredLayer } from "./layer-store.ts";
 import type { ProjectedRecipe } from "./projected/recipe.ts";
 import { PublishedRun } from "./published/published-run.ts";
 import {
@@ -34,10 +35,42 @@ export interface LayerReport {
 
 /** What a calibrated conversion is given besides its recipe. */
 export interface Calibration {
-  /** Windows of token ids. */
+  /** Windows of token ids: 16 k tokens or more, as long as the context to come. */
   readonly calibration: readonly (readonly number[])[];
+  /** Where the windows come from, for the record in the configuration. */
+  readonly about?: HuggingFaceConfig | undefined;
   /** Called after each layer. */
   readonly onLayer?: ((report: LayerReport) => void) | undefined;
+  /** Where layers are kept as they are converted; those that it has are not converted again. */
+  readonly layers?: LayerStore | undefined;
+}
+
+/**
+ * What a configuration records of a calibration.
+ *
+ * @param windows - Its windows.
+ * @param about - Where they come from.
+ */
+export function calibrationRecord(
+  windows: Calibration["calibration"],
+  about: HuggingFaceConfig | undefined,
+): HuggingFaceConfig {
+  return {
+    calibration_windows: windows.length,
+    calibration_tokens: windows.reduce((total, ids) => total + ids.length, 0),
+    ...(about && { calibration: about }),
+  };
+}
+
+/** What a layer's report says of a layer that was kept. */
+export function layerReport(layer: number, { facts }: StoredLayer): LayerReport {
+  const { error, errorBefore, eigenvalues } = facts;
+  return {
+    layer,
+    error: error as number,
+    errorBefore: errorBefore as number | undefined,
+    eigenvalues: Float64Array.from(eigenvalues as readonly number[]),
+  };
 }
 
 /**
@@ -53,7 +86,7 @@ export interface Calibration {
 export function latentMethod(
   source: GroupedSource,
   recipe: LatentRecipe | PublishedRecipe | ProjectedRecipe,
-  { calibration, onLayer }: Calibration,
+  { calibration, about, onLayer, layers: store }: Calibration,
   backend: Backend | undefined,
 ): Method {
   const { json, config, attention, weights } = source;
@@ -67,33 +100,88 @@ export function latentMethod(
   const layers = new SourceLayers(config, attention, weights);
   let run: LayerConversion | undefined;
   return {
-    config: latentConfig(json, config, attention, complete, calibration),
+    config: latentConfig(json, config, attention, complete, calibrationRecord(calibration, about)),
     has: (name) => name === "lm_head.weight",
     attention: async (index) => {
-      run ??= startRun(
-        config,
-        layers,
-        complete,
-        calibration,
-        backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on"),
-      );
-      const { layer, errorBefore, error, latent } = await run.convertNext();
-      onLayer?.({ layer: index, errorBefore, error, eigenvalues: latent.eigenvalues });
-      return latentTensors(layer, attention, residual);
+      const stored = await keptLayer(store, index, async () => {
+        run ??= startRun(config, layers, complete, calibration, requireBackend(backend));
+        return storedLayer(source, await run.convert(index));
+      });
+      onLayer?.(layerReport(index, stored));
+      return stored.tensors;
     },
     carried: carriedUnder(source, residual),
     dispose: () => run?.[Symbol.dispose](),
   };
 }
 
-/** Converts one layer after the other. */
+/**
+ * Throws unless there is a backend to calibrate on.
+ *
+ * @param backend - The backend.
+ */
+export function requireBackend(backend: Backend | undefined): Backend {
+  return backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on");
+}
+
+/** A layer and what is reported of it. */
+interface Converted {
+  readonly layer: LatentLayer;
+  readonly latent: JointLatent;
+  readonly errorBefore?: number;
+  readonly error: number;
+}
+
+/** Converts layers in their order. */
 interface LayerConversion extends Disposable {
-  convertNext(): Promise<{
-    readonly layer: LatentLayer;
-    readonly latent: JointLatent;
-    readonly errorBefore?: number;
-    readonly error: number;
-  }>;
+  convert(index: number): Promise<Converted>;
+}
+
+function storedLayer(
+  { config, attention }: GroupedSource,
+  { layer, errorBefore, error, latent }: Converted,
+): StoredLayer {
+  return {
+    tensors: latentTensors(layer, attention, residualScale(config.normEps)),
+    facts: {
+      error,
+      ...(errorBefore !== undefined && { errorBefore }),
+      eigenvalues: [...latent.eigenvalues],
+    },
+  };
+}
+
+/**
+ * Converts all layers by several recipes with one calibration.
+ *
+ * @param source - The model.
+ * @param candidates - Recipes, and where their layers go.
+ * @param windows - Of token ids.
+ * @param backend - Where the source runs over them.
+ * @param signal - Stops between layers.
+ */
+export async function convertCandidates(
+  source: GroupedSource,
+  candidates: readonly { readonly recipe: LatentRecipe; readonly layers: LayerStore }[],
+  windows: Calibration["calibration"],
+  backend: Backend,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { config, attention, weights } = source;
+  requireExpressible(source);
+  requireWindows(windows, config);
+  const complete = candidates.map(({ recipe }) => completeRecipe(recipe, attention));
+  const layers = new SourceLayers(config, attention, weights);
+  using run = new LatentRun(config, layers, { backend, windows }, async (layer) => {
+    for (const [i, recipe] of complete.entries()) {
+      const converted = await convertLayer(layer, recipe);
+      await candidates[i]!.layers.write(layer.index, storedLayer(source, converted));
+    }
+  });
+  for (let index = 0; index < config.layers; index++) {
+    signal?.throwIfAborted();
+    await run.convert(index);
+  }
 }
 
 function startRun(

@@ -37,7 +37,7 @@ export async function convertedLayers(
       convertLayer(layer, complete),
     );
     const converted: ConvertedLayer[] = [];
-    while (converted.length < layers) converted.push(await run.convertNext());
+    while (converted.length < layers) converted.push(await run.convert(converted.length));
     return converted;
   });
 }

@@ -151,8 +151,8 @@ async function goldenLayers(
         const complete = completePublished({ ...recipe, balance }, attention);
         const options = { backend, windows: golden.calibration_input_ids, recipe: complete };
         using run = new PublishedRun(config, weights, options);
-        for (let skipped = 0; skipped < i; skipped++) await run.convertNext();
-        layers.push(await run.convertNext());
+
+        layers.push(await run.convert(i));
       }
       return layers;
     });

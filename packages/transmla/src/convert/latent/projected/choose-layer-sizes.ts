@@ -76,7 +76,7 @@ export async function chooseLayerSizes(
   const ropeDim: number[] = [];
   while (ropeDim.length < config.layers) {
     signal?.throwIfAborted();
-    const found = await run.convertNext();
+    const found = await run.convert(ropeDim.length);
     ropeDim.push(found.ropeDim);
     onLayer?.({ ropeDim: found.ropeDim, latentRank: cache - found.ropeDim }, found.error);
   }

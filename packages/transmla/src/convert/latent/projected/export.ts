@@ -32,13 +32,13 @@ export function projectedTensors(
  * @param json - The configuration of the source.
  * @param pairs - The RoPE pairs of the slots of each layer.
  * @param recipe - The sizes, and ingredients for the record.
- * @param calibration - The windows, for the record.
+ * @param calibration - What is recorded of it.
  */
 export function projectedConfig(
   json: HuggingFaceConfig,
   pairs: readonly (readonly number[])[],
   recipe: CompleteProjected,
-  calibration: readonly (readonly number[])[],
+  calibration: HuggingFaceConfig,
 ): HuggingFaceConfig {
   const { sizes, exactFirst } = recipe;
   return ownConfig(json, {
@@ -56,8 +56,7 @@ export function projectedConfig(
       received_share: recipe.receivedShare,
       whiten: recipe.whiten,
       output_ridge: recipe.outputRidge,
-      calibration_windows: calibration.length,
-      calibration_tokens: calibration.reduce((total, ids) => total + ids.length, 0),
+      ...calibration,
     },
   });
 }

@@ -1,4 +1,4 @@
-import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
+import { fail, UnsupportedError, type Backend } from "@transmla/core";
 
 import { layerPrefix } from "../../../model/bind-weights.ts";
 import type { ModelConfig } from "../../../model/config/model-config.ts";
@@ -6,7 +6,8 @@ import type { HostTensor } from "../../host-tensor.ts";
 import type { GroupedSource, Method } from "../../method.ts";
 import { requireWindows } from "../calibration-stream.ts";
 import { LatentRun } from "../latent-run.ts";
-import type { Calibration } from "../method.ts";
+import { keptLayer } from "../layer-store.ts";
+import { calibrationRecord, layerReport, requireBackend, type Calibration } from "../method.ts";
 import { SourceLayers } from "../source-layers.ts";
 import { convertProjected, type ConvertedProjected } from "./convert-projected.ts";
 import { projectedConfig, projectedTensors } from "./export.ts";
@@ -28,7 +29,7 @@ const KEPT = ["q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"];
 export function projectedMethod(
   source: GroupedSource,
   recipe: ProjectedRecipe,
-  { calibration, onLayer }: Calibration,
+  { calibration, about, onLayer, layers: store }: Calibration,
   backend: Backend | undefined,
 ): Method {
   const { json, config, attention, weights } = source;
@@ -37,29 +38,32 @@ export function projectedMethod(
   requireWindows(calibration, config);
   const pairs = complete.sizes.map(({ ropeDim }) => Array.from({ length: ropeDim / 2 }, () => 0));
   const layers = new SourceLayers(config, attention, weights);
+  const record = calibrationRecord(calibration, about);
   let run: LatentRun<ConvertedProjected> | undefined;
   return {
     get config() {
-      return projectedConfig(json, pairs, complete, calibration); // slots are chosen on the way
+      return projectedConfig(json, pairs, complete, record); // slots are chosen on the way
     },
     has: (name) => /\.kv_[ab]_proj\.bias$/.test(name) || weights.has(name),
     attention: async (index) => {
-      run ??= new LatentRun(
-        config,
-        layers,
-        {
-          backend:
-            backend ?? fail(ArgumentError, "convert", "latent needs a backend to calibrate on"),
+      const stored = await keptLayer(store, index, async () => {
+        const options = {
+          backend: requireBackend(backend),
           windows: calibration,
-          firstKey: complete.exactFirst ? 1 : 0,
-        },
-        async (layer) => convertProjected(layer, complete.sizes[layer.index]!, complete),
-      );
-      const { layer, errorBefore, error, latent } = await run.convertNext();
-      pairs[index] = [...layer.pairs];
-      onLayer?.({ layer: index, errorBefore, error, eigenvalues: latent.eigenvalues });
-      const kept = await keptTensors(source, index);
-      return { ...kept, ...projectedTensors(layer, attention) };
+          firstKey: complete.exactFirst ? (1 as const) : (0 as const),
+        };
+        run ??= new LatentRun(config, layers, options, async (layer) =>
+          convertProjected(layer, complete.sizes[layer.index]!, complete),
+        );
+        const { layer, errorBefore, error, latent } = await run.convert(index);
+        return {
+          tensors: projectedTensors(layer, attention),
+          facts: { error, errorBefore, eigenvalues: [...latent.eigenvalues], pairs: layer.pairs },
+        };
+      });
+      pairs[index] = [...(stored.facts["pairs"] as readonly number[])];
+      onLayer?.(layerReport(index, stored));
+      return { ...(await keptTensors(source, index)), ...stored.tensors };
     },
     carried: (name) => ({ from: name, scale: 1 }),
     dispose: () => run?.[Symbol.dispose](),

@@ -73,8 +73,17 @@ export class PublishedRun implements Disposable {
     this.#options = options;
   }
 
-  /** Converts the next layer. */
-  async convertNext(): Promise<PublishedLayer> {
+  /**
+   * Converts a layer, and those before it that were not.
+   *
+   * @param index - Which layer; not one that was converted.
+   */
+  async convert(index: number): Promise<PublishedLayer> {
+    while (this.#next < index) await this.#convertNext();
+    return await this.#convertNext();
+  }
+
+  async #convertNext(): Promise<PublishedLayer> {
     const index = this.#next++;
     const { backend, windows, recipe } = this.#options;
     if (!this.#original || !this.#partial) {

@@ -1,0 +1,90 @@
+// A conversion that is killed, and goes on. The command line runs as one bundled file in processes of its own.
+import { fork, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { access, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+
+import { build } from "vite";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { bundledModel } from "../../src/bundled.ts";
+
+let folder = "";
+const children: ChildProcess[] = [];
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "transmla-"));
+  await build({
+    configFile: false,
+    logLevel: "error",
+    build: {
+      ssr: join(import.meta.dirname, "../../src/cli.ts"),
+      outDir: join(folder, "program/cli"),
+      rolldownOptions: { output: { entryFileNames: "cli.mjs" } },
+    },
+    ssr: { noExternal: true, external: ["webgpu"], resolve: { conditions: ["source"] } },
+  });
+  // The version is read two folders above the program.
+  const manifest = { version: "0.0.0", type: "module" };
+  await writeFile(join(folder, "package.json"), JSON.stringify(manifest));
+  const row = (start: number): number[] => Array.from({ length: 24 }, (_, i) => 8 * i + start);
+  await writeFile(join(folder, "ids.json"), JSON.stringify({ windows: [row(0), row(5)] }));
+});
+afterAll(async () => {
+  for (const child of children) child.kill("SIGKILL");
+  await rm(folder, { recursive: true });
+});
+
+function convert(to: string, target: string): ChildProcess {
+  const sizes = ["--rope-dim", "8", "--latent-rank", "24", "--target", target];
+  const text = ["--calibration", join(folder, "ids.json"), "--threads", "1"];
+  const args = ["convert", bundledModel, join(folder, to), "--method", "latent", ...sizes, ...text];
+  const child = fork(join(folder, "program/cli/cli.mjs"), args, { execArgv: [], stdio: "pipe" });
+  children.push(child);
+  return child;
+}
+
+/** Waits for a run that succeeds, and returns what it has printed. */
+async function finished(child: ChildProcess): Promise<string> {
+  let printed = "";
+  for (const stream of [child.stdout!, child.stderr!]) {
+    stream.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+  }
+  const [code] = await once(child, "close");
+  expect(printed + String(code)).toMatch(/0$/);
+  return printed;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+test.each(["own", "transformers"])(
+  "a run for %s that is killed goes on at the first missing layer and gives the same bytes",
+  async (target) => {
+    const [whole, resumed] = [`${target}-whole`, `${target}-resumed`];
+    await finished(convert(whole, target));
+
+    const work = join(folder, `${resumed}.partial`);
+    const killed = convert(resumed, target);
+    const ended = once(killed, "exit");
+    while (!(await exists(join(work, "layer-00001.safetensors")))) await setTimeout(5);
+    killed.kill("SIGKILL");
+    expect(await ended).toEqual([null, "SIGKILL"]);
+    expect(await exists(join(folder, resumed))).toBe(false);
+    const kept = (await readdir(work)).filter((name) => name.endsWith(".safetensors"));
+    expect(kept.length).toBeGreaterThanOrEqual(2);
+
+    expect(await finished(convert(resumed, target))).toContain(`${kept.length} of 6 layers`);
+    for (const name of ["model.safetensors", "config.json"]) {
+      const bytes = await readFile(join(folder, resumed, name));
+      expect(bytes.equals(await readFile(join(folder, whole, name)))).toBe(true);
+    }
+    expect(await exists(work)).toBe(false);
+  },
+);
