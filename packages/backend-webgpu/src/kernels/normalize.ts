@@ -10,21 +10,14 @@ import {
   planRows,
   rowGroups,
   rowOptions,
+  rowParams,
   rowReduction,
+  rowValues,
   rowWorkgroup,
   threadArguments,
   type RowOptions,
 } from "./rows.ts";
-import { rowBlocks, type RowBlock } from "./views.ts";
-
-const rowParams = {
-  shape: "vec4u",
-  strides: "vec4u",
-  rows: "u32",
-  width: "u32",
-  offset: "u32",
-  out_offset: "u32",
-} as const;
+import { rowBlocks } from "./views.ts";
 
 /** Where the row begins in `x` and in the result, and how many loads it takes. */
 const findRow = (lanes: number): string => `
@@ -102,11 +95,6 @@ function forRows(
 }
 
 type RowValues = ReturnType<typeof rowValues>;
-
-function rowValues({ shape, count, strides, offsets }: RowBlock, width: number) {
-  const [offset, out_offset] = offsets as [number, number];
-  return { shape, strides: strides[0]!, rows: count, width, offset, out_offset };
-}
 
 /** `exp(x - max) / sum(exp(x - max))` over the last axis. */
 export const softmax: GpuKernel<FusedOps["softmax"]> = (gpu, out, [x]) => {

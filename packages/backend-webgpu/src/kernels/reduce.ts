@@ -10,7 +10,9 @@ import {
   planRows,
   rowGroups,
   rowOptions,
+  rowParams,
   rowReduction,
+  rowValues,
   rowWorkgroup,
   threadArguments,
 } from "./rows.ts";
@@ -21,14 +23,7 @@ const reduceShader = shader({
   options: { fn: ["sum", "max"], a: anyDType, ...rowOptions },
   excludes: excludesRows,
   bindings: ({ a, lanes }) => ({ out: write(a), a: read(a, lanes) }),
-  params: {
-    shape: "vec4u",
-    strides: "vec4u",
-    rows: "u32",
-    width: "u32",
-    offset: "u32",
-    out_offset: "u32",
-  },
+  params: rowParams,
   workgroup: rowWorkgroup,
   declarations: (options) => {
     const type = scalarType(options.a);
@@ -57,10 +52,8 @@ const reduceShader = shader({
 export const reduce: GpuKernel<PrimitiveOps["reduce"]> = (gpu, out, [a], { fn }) => {
   const width = a!.shape.at(-1)!;
   for (const block of rowBlocks(a!.shape.slice(0, -1), [a!, out])) {
-    const [strides] = block.strides as [number[]];
-    const [offset, out_offset] = block.offsets as [number, number];
-    const plan = planRows(gpu, width, [...strides, offset]);
-    const values = { shape: block.shape, strides, rows: block.count, width, offset, out_offset };
+    const values = rowValues(block, width);
+    const plan = planRows(gpu, width, [...values.strides, values.offset]);
     const options = { fn, a: a!.dtype, ...plan };
     gpu.run(reduceShader, options, { out, a: a! }, values, rowGroups(plan, block.count));
   }

@@ -1,5 +1,6 @@
-import { type Gpu } from "../gpu.ts";
+import type { Gpu } from "../gpu.ts";
 import type { Lanes } from "../shader.ts";
+import type { RowBlock } from "./views.ts";
 
 /** How the elements of a row are shared out. */
 export interface RowOptions {
@@ -148,4 +149,32 @@ fn across_max(v: ${type}) -> ${type} { return v; }`;
   }
   return `fn across_add(v: vec4<${type}>) -> ${type} { return (v.x + v.y) + (v.z + v.w); }
 fn across_max(v: vec4<${type}>) -> ${type} { return max(max(v.x, v.y), max(v.z, v.w)); }`;
+}
+
+/** The parameters of every shader whose rows lie in one operand and whose results are dense. */
+export const rowParams: Readonly<
+  Record<"shape" | "strides", "vec4u"> & Record<"rows" | "width" | "offset" | "out_offset", "u32">
+> = {
+  shape: "vec4u",
+  strides: "vec4u",
+  rows: "u32",
+  width: "u32",
+  offset: "u32",
+  out_offset: "u32",
+};
+
+/**
+ * The values of {@link rowParams}.
+ *
+ * @param block - Rows of the operand and of the result, in this order.
+ * @param width - Elements of a row.
+ */
+export function rowValues(
+  { shape, count, strides, offsets }: RowBlock,
+  width: number,
+): Readonly<
+  Record<"shape" | "strides", number[]> & Record<"rows" | "width" | "offset" | "out_offset", number>
+> {
+  const [offset, out_offset] = offsets as [number, number];
+  return { shape, strides: strides[0]!, rows: count, width, offset, out_offset };
 }

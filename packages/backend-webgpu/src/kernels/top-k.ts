@@ -3,7 +3,7 @@ import type { PrimitiveOps } from "@transmla/core";
 import { anyDType, type GpuKernel } from "../gpu.ts";
 import { read, shader, write, type AnyShader } from "../shader.ts";
 import { INDEXING, scalarType } from "../wgsl.ts";
-import { enterRow, planRows, rowGroups, rowWorkgroup } from "./rows.ts";
+import { enterRow, planRows, rowGroups, rowParams, rowValues, rowWorkgroup } from "./rows.ts";
 import { rowBlocks } from "./views.ts";
 
 /** Unsigned integers in the order of the elements; -0 and 0 are equal, and NaN is above all numbers. */
@@ -39,15 +39,7 @@ const topKShader = shader({
   name: "topK",
   options: { a: anyDType, threads: [1, 64, 256] },
   bindings: ({ a }) => ({ out: write("u32"), a: read(a) }),
-  params: {
-    shape: "vec4u",
-    strides: "vec4u",
-    rows: "u32",
-    width: "u32",
-    offset: "u32",
-    out_offset: "u32",
-    k: "u32",
-  },
+  params: { ...rowParams, k: "u32" },
   workgroup: (options) => rowWorkgroup({ ...options, lanes: 1, subgroups: false }),
   declarations: ({ a, threads }) => `${INDEXING}
 ${keys[scalarType(a)]}
@@ -80,16 +72,7 @@ export const topK: GpuKernel<PrimitiveOps["topK"]> = (gpu, out, [a], { k }) => {
   const width = a!.shape.at(-1)!;
   for (const block of rowBlocks(a!.shape.slice(0, -1), [a!, out])) {
     const plan = planRows(gpu, width, [1]);
-    const [offset, out_offset] = block.offsets as [number, number];
-    const values = {
-      shape: block.shape,
-      strides: block.strides[0]!,
-      rows: block.count,
-      width,
-      offset,
-      out_offset,
-      k,
-    };
+    const values = { ...rowValues(block, width), k };
     const options = { a: a!.dtype, threads: plan.threads };
     gpu.run(topKShader, options, { out, a: a! }, values, rowGroups(plan, block.count));
   }
