@@ -1,5 +1,5 @@
 import { repeat, until, when } from "../wasm/control.ts";
-import type { Statement, V128 } from "../wasm/expression.ts";
+import type { Statement } from "../wasm/expression.ts";
 import { increase, type FunctionScope, type ModuleBuilder } from "../wasm/module.ts";
 import { i32 } from "../wasm/scalar.ts";
 import { v128 } from "../wasm/vector.ts";
@@ -9,6 +9,12 @@ import type { Lanes } from "./lanes.ts";
 
 /** Lines of `w` in one pass times rows of `x`: factors in registers. */
 const FACTORS = 8;
+
+/**
+ * Vectors of a row of `y` in one step times rows: sums in registers. With one row that is a cache line of f32: lines of `w` lie
+ * a power of two apart more often than not, where they push each other out of the cache before a second visit.
+ */
+const SUMS = 4;
 
 /**
  * Adds the function `run` to a module: `y[i, :] += Σ x[i, p] w[p, :]`.
@@ -39,7 +45,7 @@ export function defineCombine(
       const pass = (count: number): Statement[] => {
         const inPass = wLines.slice(0, count);
         const operands = { scope, lanes, format, yRows, wLines: inPass, factors };
-        const isWhole = i32.geU(left, lanes.count);
+        const steps = [...new Set([count === most ? SUMS / rows : 1, 1])];
         return [
           ...startLines(xRows, x, xRowBytes),
           ...factors.flatMap((row, i) => [
@@ -51,8 +57,11 @@ export function defineCombine(
           ...startLines(yRows, y, yRowBytes),
           ...startLines(inPass, w, lineBytes),
           left.set(width),
-          when(isWhole, [repeat(isWhole, ...combineColumns(operands, left, true))]),
-          until(left, i32.const(0), ...combineColumns(operands, left, false)),
+          ...steps.map((vectors) => {
+            const isWhole = i32.geU(left, vectors * lanes.count);
+            return when(isWhole, [repeat(isWhole, ...combineVectors(operands, left, vectors))]);
+          }),
+          until(left, i32.const(0), ...combineColumn(operands, left)),
           increase(x, i32.mul(xColumnBytes, count)),
           increase(w, i32.mul(lineBytes, count)),
           increase(lines, -count),
@@ -77,31 +86,60 @@ interface Combination {
   readonly factors: readonly (readonly V128Local[])[];
 }
 
-/** A vector of columns, or one column. */
-function combineColumns(
+/** Some vectors of columns. */
+function combineVectors(
   { scope, lanes, format, yRows, wLines, factors }: Combination,
   left: I32Local,
-  whole: boolean,
+  vectors: number,
+): Statement[] {
+  const w = scope.local("v128");
+  const sums = yRows.map(() => scope.locals("v128", vectors));
+  const columns = vectors * lanes.count;
+  const indices = Array.from({ length: vectors }, (_, index) => index);
+  const overSums = (body: (row: I32Local, sum: V128Local, offset: number) => Statement) =>
+    yRows.flatMap((row, i) => sums[i]!.map((sum, index) => body(row, sum, 16 * index)));
+  return [
+    ...overSums((row, sum, offset) => sum.set(v128.load(row, offset))),
+    ...wLines.flatMap((line, p) => {
+      return indices.flatMap((index) => {
+        const { before, value } = format.load(scope, line, index * lanes.count * format.bytes);
+        return [
+          ...before,
+          w.set(value),
+          ...sums.map((row, i) => {
+            const sum = row[index]!;
+            return sum.set(lanes.multiplyAdd(factors[i]![p]!, w, sum));
+          }),
+        ];
+      });
+    }),
+    ...overSums((row, sum, offset) => v128.store(row, sum, offset)),
+    ...yRows.map((row) => increase(row, columns * lanes.bytes)),
+    ...wLines.map((line) => increase(line, columns * format.bytes)),
+    increase(left, -columns),
+  ];
+}
+
+/** One column. */
+function combineColumn(
+  { scope, lanes, format, yRows, wLines, factors }: Combination,
+  left: I32Local,
 ): Statement[] {
   const w = scope.local("v128");
   const sums = scope.locals("v128", yRows.length);
-  const columns = whole ? lanes.count : 1;
-  const load = (row: I32Local): V128 => (whole ? v128.load(row) : lanes.loadFirst(row));
   return [
-    ...yRows.map((row, i) => sums[i]!.set(load(row))),
+    ...yRows.map((row, i) => sums[i]!.set(lanes.loadFirst(row))),
     ...wLines.flatMap((line, p) => {
-      const { before, value } = whole ? format.load(scope, line) : format.loadFirst(scope, line);
+      const { before, value } = format.loadFirst(scope, line);
       return [
         ...before,
         w.set(value),
         ...sums.map((sum, i) => sum.set(lanes.multiplyAdd(factors[i]![p]!, w, sum))),
       ];
     }),
-    ...yRows.map((row, i) => {
-      return whole ? v128.store(row, sums[i]!) : lanes.storeFirst(row, sums[i]!);
-    }),
-    ...yRows.map((row) => increase(row, columns * lanes.bytes)),
-    ...wLines.map((line) => increase(line, columns * format.bytes)),
-    increase(left, -columns),
+    ...yRows.map((row, i) => lanes.storeFirst(row, sums[i]!)),
+    ...yRows.map((row) => increase(row, lanes.bytes)),
+    ...wLines.map((line) => increase(line, format.bytes)),
+    increase(left, -1),
   ];
 }
