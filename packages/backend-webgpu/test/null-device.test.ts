@@ -16,7 +16,7 @@ beforeAll(async () => {
 });
 
 describe("every combination of options compiles", () => {
-  test.each([...kernels, ...factorisations])("$name", async (shader) => {
+  test.each([...kernels, ...factorisations])("$name", { timeout: 300_000 }, async (shader) => {
     const all = combinations(shader);
     expect(all.length).toBeGreaterThan(0);
     for (const options of all) {

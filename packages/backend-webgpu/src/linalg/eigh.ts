@@ -2,7 +2,7 @@ import type { GpuOperand } from "../gpu.ts";
 import { copy } from "../kernels/copy.ts";
 import { matmul } from "../kernels/matmul.ts";
 import { measureRows, scaleBy, shiftDiagonal } from "./shaders/magnitudes.ts";
-import { decompose } from "./svd.ts";
+import { decompose, scaleToOne } from "./svd.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** Squarings of the matrix that its norm is bounded by. */
@@ -26,13 +26,14 @@ export async function eigh(
   const n = a.shape[0]!;
   const shifted = workspace.take(n, n);
   copy(workspace.gpu, shifted, [a], {});
+  const subject = { operation: "eigh", shape: `${n}×${n}` };
+  const unit = await scaleToOne(workspace, shifted, subject);
   const bound = await boundNorm(workspace, shifted);
-  const amount = Number.isFinite(bound) ? bound : 0; // decompose reports what is not finite
-  shiftDiagonal(workspace, shifted, amount);
-  const factors = await decompose(workspace, shifted, { operation: "eigh", shape: `${n}×${n}` });
+  shiftDiagonal(workspace, shifted, bound);
+  const factors = await decompose(workspace, shifted, subject);
   workspace.write(
     values,
-    factors.values.map((value) => value - amount),
+    factors.values.map((value) => unit * (value - bound)),
   );
   factors.writeRight(vectors);
 }

@@ -86,8 +86,19 @@ export async function decompose(
   };
 }
 
-/** Scales such that the largest magnitude lies in [1, 2), by a power of two; returns its inverse. */
-async function scaleToOne(workspace: Workspace, a: GpuOperand, subject: Subject): Promise<number> {
+/**
+ * Scales in place such that the largest magnitude lies in [1, 2), by a power of two; returns its inverse.
+ *
+ * @param workspace - Where.
+ * @param a - A dense matrix.
+ * @param subject - For errors.
+ * @throws ArgumentError when an entry is NaN or infinite.
+ */
+export async function scaleToOne(
+  workspace: Workspace,
+  a: GpuOperand,
+  subject: Subject,
+): Promise<number> {
   const most = await largestOf(workspace, a);
   if (!Number.isFinite(most)) {
     const { operation, shape } = subject;

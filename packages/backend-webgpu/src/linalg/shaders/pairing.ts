@@ -37,3 +37,13 @@ export const PAIRING: string = `fn meeting(players: u32, round: u32, k: u32) -> 
 export const COLUMN: string = `fn column(blocks: vec2u, k: u32) -> u32 {
   return select(blocks.y * ${BLOCK}u + k - ${BLOCK}u, blocks.x * ${BLOCK}u + k, k < ${BLOCK}u);
 }`;
+
+/**
+ * Lines of WGSL, one for each number from 0.
+ *
+ * @param count - How many.
+ * @param text - The line of a number.
+ */
+export function each(count: number, text: (i: number) => string): string {
+  return Array.from({ length: count }, (_, i) => text(i)).join("\n");
+}

@@ -1,9 +1,6 @@
 import { read, shader, write, type AnyShader } from "../../shader.ts";
 import { groupsFor, type Workspace } from "../workspace.ts";
-import { BLOCK, COLUMN, PAIR, PAIRING, type Round } from "./pairing.ts";
-
-const each = (count: number, text: (i: number) => string): string =>
-  Array.from({ length: count }, (_, i) => text(i)).join("\n");
+import { BLOCK, COLUMN, each, PAIR, PAIRING, type Round } from "./pairing.ts";
 
 /** An invocation holds four rows of the columns of a pair of blocks in registers. */
 const rotate = shader({

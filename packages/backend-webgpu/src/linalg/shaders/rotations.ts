@@ -1,14 +1,11 @@
 import { read, shader, write, type AnyShader } from "../../shader.ts";
 import { lanesOfAGroup, type Workspace } from "../workspace.ts";
-import { BLOCK, COLUMN, PAIR, PAIRING, type Round } from "./pairing.ts";
+import { BLOCK, COLUMN, each, PAIR, PAIRING, type Round } from "./pairing.ts";
 
 /** Tiles of 4 x 4 products on and above the diagonal of the products of a pair of blocks with itself. */
 const TILES = ((PAIR / 4) * (PAIR / 4 + 1)) / 2;
 /** Odd, so that rows and columns of the array in workgroup memory lie in different banks. */
 const STRIDE = PAIR + 1;
-
-const each = (count: number, text: (i: number) => string): string =>
-  Array.from({ length: count }, (_, i) => text(i)).join("\n");
 
 const rotations = shader({
   name: "svd rotations",
