@@ -15,7 +15,7 @@ import { rowFunctions, type RowFunctions } from "./rows.ts";
 const ROWS = 128;
 /** Keys of one block. Few rows take longer blocks: there the overhead of a block weighs more than masked scores. */
 const KEYS = 64;
-const KEYS_FOR_FEW_ROWS = 256;
+const KEYS_FOR_FEW_ROWS = 512;
 
 /** What the blocks of one attention share. */
 interface Plan {

@@ -1,50 +1,55 @@
 import { repeat, until, when } from "../wasm/control.ts";
 import type { I32, Statement, V128 } from "../wasm/expression.ts";
 import { increase, type FunctionScope, type ModuleBuilder } from "../wasm/module.ts";
-import { i32 } from "../wasm/scalar.ts";
+import { f32, i32 } from "../wasm/scalar.ts";
 import { f32x4, v128 } from "../wasm/vector.ts";
 import { commonParameters, startLines, type I32Local, type V128Local } from "./few-rows.ts";
 import type { Format } from "./formats.ts";
 import type { Lanes } from "./lanes.ts";
 
 // Attention of a few queries reads keys and values once, where they lie. The heads that share them are the rows of a small
-// product, computed in tiles of two rows, whose sums stay in registers.
+// product, computed in tiles whose sums stay in registers: 9 sums, which hide the latency of an addition, and 4 operands.
 
 /** Rows of a tile. */
-const ROWS = 2;
+const ROWS = 3;
 /** Keys of a tile of scores, and vectors of a tile of mixed values. */
-const WIDTH = 4;
+const WIDTH = 3;
 
-/** For all rows two at a time, then for one that is left. */
+/** For all rows as many at a time as a tile has, then for those that are left; or one at a time, in less code. */
 function overRows(
   rows: I32Local,
+  most: number,
   body: (count: number) => readonly Statement[],
   advance: (count: number) => readonly Statement[],
 ): Statement[] {
-  const remains = i32.geU(rows, ROWS);
   const step = (count: number): Statement[] => [
     ...body(count),
     ...advance(count),
     increase(rows, -count),
   ];
-  return [when(remains, [repeat(remains, ...step(ROWS))]), until(rows, i32.const(0), ...step(1))];
+  if (most === 1) return [until(rows, i32.const(0), ...step(1))];
+  const whole = i32.geU(rows, most);
+  return [
+    when(whole, [repeat(whole, ...step(most))]),
+    when(i32.geU(rows, 2), step(2)),
+    when(rows, step(1)),
+  ];
 }
 
-/** The sums of the lanes of four vectors. */
-function fourSums(
-  scope: FunctionScope,
-  [a, b, c, d]: readonly V128Local[],
-): {
-  readonly before: readonly Statement[];
-  readonly value: V128;
-} {
-  const [ab, cd] = scope.locals("v128", 2) as [V128Local, V128Local];
+/** Writes the sums of the lanes of three vectors. */
+function storeSums(scope: FunctionScope, to: I32, [a, b, c]: readonly V128Local[]): Statement[] {
+  const [ab, sums] = scope.locals("v128", 2) as [V128Local, V128Local];
   const halves = (x: V128Local, y: V128Local): V128 =>
     f32x4.add(v128.shuffle32(x, y, [0, 1, 4, 5]), v128.shuffle32(x, y, [2, 3, 6, 7]));
-  return {
-    before: [ab.set(halves(a!, b!)), cd.set(halves(c!, d!))],
-    value: f32x4.add(v128.shuffle32(ab, cd, [0, 2, 4, 6]), v128.shuffle32(ab, cd, [1, 3, 5, 7])),
-  };
+  return [
+    ab.set(halves(a!, b!)),
+    sums.set(halves(c!, c!)),
+    sums.set(
+      f32x4.add(v128.shuffle32(ab, sums, [0, 2, 4, 6]), v128.shuffle32(ab, sums, [1, 3, 5, 7])),
+    ),
+    v128.store64Lane(to, sums, 0),
+    f32.store(to, f32x4.extractLane(sums, 2), 8),
+  ];
 }
 
 /**
@@ -79,17 +84,17 @@ export function defineHeadScores(module: ModuleBuilder, name: string, lanes: Lan
           left.set(depth),
           ...sumProducts({ scope, lanes, xRows: xRows.slice(0, count), inTile, sums }, left),
           ...sums.slice(0, count).flatMap((each, i) => {
-            const at = i === 0 ? to : i32.add(to, yRowBytes);
-            if (width === 1) return [lanes.storeFirst(at, lanes.sum(each[0]!))];
-            const { before, value } = fourSums(scope, each);
-            return [...before, v128.store(at, value)];
+            const at = i === 0 ? to : i32.add(to, i32.mul(yRowBytes, i));
+            return width === 1
+              ? [lanes.storeFirst(at, lanes.sum(each[0]!))]
+              : storeSums(scope, at, each);
           }),
         ];
         return [
           row.set(x),
           to.set(y),
           remaining.set(rows),
-          ...overRows(remaining, tile, (count) => [
+          ...overRows(remaining, width === 1 ? 1 : ROWS, tile, (count) => [
             increase(row, i32.mul(xRowBytes, count)),
             increase(to, i32.mul(yRowBytes, count)),
           ]),
@@ -168,10 +173,10 @@ export function defineHeadMix(module: ModuleBuilder, name: string, lanes: Lanes)
       const sums = xRows.map(() => scope.locals("v128", WIDTH));
       const vectors = scope.locals("v128", WIDTH);
       const factor = scope.local("v128");
-      /** Columns that are worked on together: four vectors, one, or a single element. */
+      /** Columns that are worked on together: three vectors, one, or a single element. */
       const columns = (count: number, single = false): Statement[] => {
         const used = vectors.slice(0, count);
-        const at = (i: number): I32 => (i === 0 ? to : i32.add(to, yRowBytes));
+        const at = (i: number): I32 => (i === 0 ? to : i32.add(to, i32.mul(yRowBytes, i)));
         const tile = (height: number): Statement[] => {
           const tall = sums.slice(0, height);
           return [
@@ -210,7 +215,7 @@ export function defineHeadMix(module: ModuleBuilder, name: string, lanes: Lanes)
           row.set(x),
           to.set(y),
           remaining.set(rows),
-          ...overRows(remaining, tile, (height) => [
+          ...overRows(remaining, single ? 1 : ROWS, tile, (height) => [
             increase(row, i32.mul(xRowBytes, height)),
             increase(to, i32.mul(yRowBytes, height)),
           ]),
@@ -230,6 +235,9 @@ export function defineHeadMix(module: ModuleBuilder, name: string, lanes: Lanes)
   });
 }
 
+/** Vectors that are widened in one round. */
+const VECTORS = 4;
+
 /**
  * Adds the function `run` to a module: widens lines of adjacent elements to f32, one line after the other.
  *
@@ -244,7 +252,7 @@ export function defineWidenLines(module: ModuleBuilder, lanes: Lanes, format: Fo
     parameters: { from: "i32", lineBytes: "i32", to: "i32", lines: "i32", depth: "i32" },
     body: (scope, { from, lineBytes, to, lines, depth }) => {
       const [at, left] = scope.locals("i32", 2) as [I32Local, I32Local];
-      const vectors = Array.from({ length: WIDTH }, (_, v) => {
+      const vectors = Array.from({ length: VECTORS }, (_, v) => {
         const loaded = format.load(scope, at, v * lanes.count * format.bytes);
         return [...loaded.before, v128.store(to, loaded.value, 16 * v)];
       });
@@ -255,7 +263,7 @@ export function defineWidenLines(module: ModuleBuilder, lanes: Lanes, format: Fo
         increase(to, 4 * elements),
         increase(left, -elements),
       ];
-      const many = WIDTH * lanes.count;
+      const many = VECTORS * lanes.count;
       const enough = i32.geU(left, many);
       return [
         until(
