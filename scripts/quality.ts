@@ -14,6 +14,7 @@ import { bundledModel, cacheWidth, evaluate, loadModel, type Model } from "trans
 import { Measuring } from "./quality/measure.ts";
 import {
   ablationTable,
+  aligned,
   qualityPicture,
   qualityTable,
   section,
@@ -108,11 +109,8 @@ async function measure(name: string, path: string): Promise<void> {
 }
 
 function print(table: Table | undefined): void {
-  if (!table) return;
-  const widths = table[0]!.map((_, i) => Math.max(...table.map((row) => row[i]!.length)));
-  for (const row of table) {
-    const cells = row.map((cell, i) => cell.padEnd(widths[i]!));
-    process.stdout.write(`${cells.join("  ").trimEnd()}\n`);
+  for (const row of table ? aligned(table) : []) {
+    process.stdout.write(`${row.join("  ").trimEnd()}\n`);
   }
   process.stdout.write("\n");
 }

@@ -112,10 +112,18 @@ export function qualityPicture(results: Results): string {
   ]);
 }
 
-/** A table in Markdown. */
-function markdown([header, ...rows]: Table): string {
+/** A table in Markdown, its columns aligned as the formatter has them. */
+function markdown(table: Table): string {
+  const [header, ...rows] = aligned(table);
   const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  return [line(header!), line(header!.map(() => "---")), ...rows.map(line)].join("\n");
+  const rule = header!.map((cell) => "-".repeat(cell.length));
+  return [header!, rule, ...rows].map(line).join("\n");
+}
+
+/** The cells of a table, padded to the widths of their columns. */
+export function aligned(table: Table): string[][] {
+  const widths = table[0]!.map((_, i) => Math.max(...table.map((row) => row[i]!.length)));
+  return table.map((row) => row.map((cell, i) => cell.padEnd(widths[i]!)));
 }
 
 /** The section of a model in `docs/quality.md`. */
