@@ -118,9 +118,7 @@ backendProperty(
   },
 );
 
-const convertible = sourceSizes.filter(
-  ({ family, biased, headDim }) => family !== "qwen2" && !biased && headDim >= 4,
-);
+const convertible = sourceSizes.filter(({ headDim }) => headDim >= 4);
 
 /** A latent conversion of a random model, calibrated on random tokens. */
 async function latent(
@@ -161,5 +159,33 @@ backendProperty(
     using model = onBackend(backend, result);
     const logits = await modelLogits(model, [result.tokens], { latentForm });
     expect(relativeError(logits, expected)).toBeLessThan(SINGLE);
+  },
+);
+
+backendProperty(
+  {
+    id: "P28",
+    statement:
+      "with one kv head, a slot for every frequency and a latent of full rank, a latent conversion gives the logits of the source, LLaMA and Qwen2 with their biases",
+    tolerance: "1e-3 relative, f32",
+    runs: 10,
+  },
+  [convertible, fc.boolean()],
+  async (backend, size, logitRefit) => {
+    const source = sourceModel({ ...size, kvHeads: 1 });
+    const random = new Random(source.tokens.length);
+    const result = await converted(source, {
+      method: "latent",
+      ropeDim: size.headDim,
+      latentRank: 2 * size.headDim,
+      logitRefit,
+      outputRidge: "none",
+      calibration: [random.integers(40, 64), random.integers(30, 64)],
+      backend,
+    });
+    using before = onBackend(backend, source);
+    using after = onBackend(backend, result);
+    const expected = await modelLogits(before, [source.tokens]);
+    expect(relativeError(await modelLogits(after, [source.tokens]), expected)).toBeLessThan(1e-3);
   },
 );

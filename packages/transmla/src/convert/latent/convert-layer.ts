@@ -1,5 +1,5 @@
 import { concat, matmul, scope, type Tensor } from "@transmla/core";
-import type { LinalgOptions } from "@transmla/core/linalg";
+import { identity, type LinalgOptions } from "@transmla/core/linalg";
 
 import { unitPhases, type ComplexVector } from "./algebra/complex-pairs.ts";
 import { upload } from "./algebra/device.ts";
@@ -10,6 +10,8 @@ import {
   rotate,
   rotationTables,
   uploadAttention,
+  withBiasColumns,
+  withOnes,
   type AttentionTensors,
   type LayerInputs,
   type SourceAttention,
@@ -103,9 +105,12 @@ export async function convertLayer(
     metric: recipe.metric,
     whiten: recipe.whiten,
   });
+  const augmented = withBiasColumns(source);
+  // A bias of queries passes through a latent of them, which has one.
+  const direct = source.biases && { down: augmented.q, up: identity(augmented.q.rows) };
   const factors =
     recipe.queryRank === "full"
-      ? undefined
+      ? direct
       : factorQueries(
           source.q,
           await inputMoment(inputs),
@@ -113,10 +118,11 @@ export async function convertLayer(
           await queryMetrics(source, tensors, inputs),
           options,
         );
-  const factored = factors ? { ...source, q: factors.up } : source;
+  const factored = factors ? { ...augmented, q: factors.up } : augmented;
   const closed: LatentLayer = {
     ...assembleLatent(factored, slots, phases, latent, options),
     queryDown: factors?.down,
+    outputBias: source.biases?.o,
   };
   let layer = closed;
   if (recipe.logitRefit) {
@@ -149,7 +155,8 @@ function latentFeatures(
   return {
     rotated: [frequencies],
     exactFirst: false,
-    of: ({ x }) => {
+    of: ({ x: inputs }) => {
+      const x = withOnes(inputs, latent.cols);
       const T = x.shape[0]!;
       const key = matmul(x, upload(x.backend, keyRope).transpose()).reshape([T, 1, keyRope.rows]);
       const rotated = rotate(key, rotationTables(x.backend, frequencies, T));

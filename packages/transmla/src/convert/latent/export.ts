@@ -34,7 +34,8 @@ export function latentTensors(
   residual: number,
 ): Record<string, HostTensor> {
   const { heads, headDim: d } = c;
-  const { rows: ropeDim, cols: hidden } = layer.keyRope;
+  const ropeDim = layer.keyRope.rows;
+  const hidden = layer.output.rows;
   const rank = layer.latent.rows;
   const norm = normCompensation("f32"); // its power of two is stored exactly in every dtype
   const queryScale = c.scale * Math.sqrt(d + ropeDim) * (layer.queryDown ? norm.up : 1);
@@ -54,22 +55,41 @@ export function latentTensors(
     copyRows(up, 2 * h * d, fromMatrix(layer.keyUp), own(layer.keyUp), norm.up);
     copyRows(up, (2 * h + 1) * d, fromMatrix(layer.valueUp), own(layer.valueUp), norm.up);
   }
-  const down = zeros(rank + ropeDim, hidden);
+  const down = zeros(rank + ropeDim, layer.keyRope.cols);
   copyRows(down, 0, fromMatrix(layer.latent), range(0, rank), LATENT_SCALE);
   copyRows(down, rank, fromMatrix(layer.keyRope), interleavedRows(ropeDim, 0));
   return {
     ...(layer.queryDown
       ? {
-          "q_a_proj.weight": scaled(fromMatrix(layer.queryDown), LATENT_SCALE),
+          ...linearTensors("q_a_proj", scaled(fromMatrix(layer.queryDown), LATENT_SCALE), hidden),
           "q_a_layernorm.weight": constant(layer.queryDown.rows, norm.gamma),
           "q_b_proj.weight": query,
         }
       : { "q_proj.weight": query }),
-    "kv_a_proj_with_mqa.weight": down,
+    ...linearTensors("kv_a_proj_with_mqa", down, hidden),
     "kv_a_layernorm.weight": constant(rank, norm.gamma),
     "kv_b_proj.weight": up,
     "o_proj.weight": scaled(fromMatrix(layer.output), residual),
+    ...(layer.outputBias && {
+      "o_proj.bias": scaled({ shape: [hidden], data: layer.outputBias }, residual),
+    }),
   };
+}
+
+/** A projection as it is stored: a column behind those of the inputs is its bias. */
+function linearTensors(
+  name: string,
+  { shape, data }: HostTensor,
+  inputs: number,
+): Record<string, HostTensor> {
+  const [rows, cols] = shape as [number, number];
+  if (cols === inputs) return { [`${name}.weight`]: { shape, data } };
+  const [weight, bias] = [zeros(rows, inputs), zeros(rows)];
+  for (let i = 0; i < rows; i++) {
+    weight.data.set(data.subarray(i * cols, i * cols + inputs), i * inputs);
+    bias.data[i] = data[i * cols + inputs]!;
+  }
+  return { [`${name}.weight`]: weight, [`${name}.bias`]: bias };
 }
 
 const constant = (size: number, value: number): HostTensor => ({
@@ -86,6 +106,7 @@ const constant = (size: number, value: number): HostTensor => ({
  * @param config - The same as data.
  * @param c - Its attention.
  * @param recipe - The sizes.
+ * @param biased - Whether a projection of attention has a bias.
  * @param calibration - What is recorded of it.
  * @throws UnsupportedError when the rotary embedding cannot be stated for a narrower key.
  */
@@ -94,6 +115,7 @@ export function latentConfig(
   config: ModelConfig,
   c: GroupedAttention,
   recipe: CompleteRecipe | CompletePublished,
+  biased: boolean,
   calibration: HuggingFaceConfig,
 ): HuggingFaceConfig {
   const { ropeDim, latentRank } = recipe;
@@ -112,12 +134,14 @@ export function latentConfig(
     ? { rope_theta: base, ...listedFrequencies(frequencies, config.contextLength) }
     : { ...stated, rope_type: type, rope_theta: base };
   const result = deepseekConfig(json, config, c, {
-    q_lora_rank: recipe.queryRank === "full" ? null : recipe.queryRank,
+    // DeepSeek-V3 has a bias of queries on the way to a latent of them only.
+    q_lora_rank:
+      recipe.queryRank !== "full" ? recipe.queryRank : biased ? c.heads * c.headDim : null,
     kv_lora_rank: latentRank,
     qk_nope_head_dim: c.headDim,
     qk_rope_head_dim: ropeDim,
     head_dim: ropeDim,
-    attention_bias: false,
+    attention_bias: biased,
     rope_theta: base,
     rope_scaling: rope.rope_type === "default" ? null : rope,
     rope_parameters: rope,

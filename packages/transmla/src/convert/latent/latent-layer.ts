@@ -5,11 +5,14 @@ import type { GroupedAttention } from "../../model/config/model-config.ts";
 import { multiplyPairs, type ComplexVector } from "./algebra/complex-pairs.ts";
 import { owned, upload } from "./algebra/device.ts";
 import { rowsOf, stackRows } from "./algebra/matrices.ts";
-import { rotate, rotationTables, type SourceAttention } from "./source-layer.ts";
+import { rotate, rotationTables, withOnes, type SourceAttention } from "./source-layer.ts";
 import type { JointLatent } from "./steps/joint-latent.ts";
 import type { Slots } from "./steps/slots.ts";
 
-/** Latent attention in f64, `[out, in]`, half-split pairs, with the softmax scale of the source. */
+/**
+ * Latent attention in f64, `[out, in]`, half-split pairs, with the softmax scale of the source. Where the source has
+ * biases, everything that acts on the inputs has them as one more column: D stands for D + 1.
+ */
 export interface LatentLayer {
   /** `[rank, D]`: a latent that all queries are made from; absent where they are made from the inputs. */
   readonly queryDown?: Matrix | undefined;
@@ -27,6 +30,8 @@ export interface LatentLayer {
   readonly valueUp: Matrix;
   /** `[D, H d]`. */
   readonly output: Matrix;
+  /** `[D]`: that of the source, where it has biases. */
+  readonly outputBias?: Float64Array | undefined;
 }
 
 /**
@@ -65,7 +70,7 @@ export function assembleLatent(
 
 /** A latent layer on a backend in f32, without its output matrix. */
 export type LatentTensors = Readonly<
-  Record<Exclude<keyof LatentLayer, "output" | "queryDown"> | "cos" | "sin", Tensor>
+  Record<Exclude<keyof LatentLayer, "output" | "outputBias" | "queryDown"> | "cos" | "sin", Tensor>
 > & { readonly queryDown?: Tensor };
 
 /**
@@ -98,11 +103,12 @@ export function uploadLatent(
 /**
  * The outputs of all heads `[T, H d]`, before the output matrix; the surrounding scope owns them.
  *
- * @param x - The normalised inputs `[T, D]`.
+ * @param inputs - The normalised inputs `[T, D]`.
  * @param w - The layer.
  * @param c - The attention of the source.
  */
-export function latentHeads(x: Tensor, w: LatentTensors, c: GroupedAttention): Tensor {
+export function latentHeads(inputs: Tensor, w: LatentTensors, c: GroupedAttention): Tensor {
+  const x = withOnes(inputs, w.latent.shape[1]!);
   const { heads: H, kvHeads, headDim: d } = c;
   const g = w.keyUp.shape[0]! / d; // heads that keys are made for
   const T = x.shape[0]!;

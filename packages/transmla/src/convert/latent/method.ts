@@ -18,7 +18,7 @@ import {
   type PublishedRecipe,
 } from "./published/recipe.ts";
 import { completeRecipe, type CompleteRecipe, type LatentRecipe } from "./recipe.ts";
-import { SourceLayers } from "./source-layers.ts";
+import { hasAttentionBias, SourceLayers } from "./source-layers.ts";
 import type { JointLatent } from "./steps/joint-latent.ts";
 
 /** What is known of a layer that has been converted. */
@@ -90,7 +90,7 @@ export function latentMethod(
   backend: Backend | undefined,
 ): Method {
   const { json, config, attention, weights } = source;
-  requireExpressible(source);
+  const biased = requireExpressible(source, recipe);
   const complete =
     recipe.recipe === "transmla"
       ? completePublished(recipe, attention)
@@ -100,8 +100,17 @@ export function latentMethod(
   const layers = new SourceLayers(config, attention, weights);
   let run: LayerConversion | undefined;
   return {
-    config: latentConfig(json, config, attention, complete, calibrationRecord(calibration, about)),
-    has: (name) => name === "lm_head.weight",
+    config: latentConfig(
+      json,
+      config,
+      attention,
+      complete,
+      biased,
+      calibrationRecord(calibration, about),
+    ),
+    has: (name) =>
+      name === "lm_head.weight" ||
+      (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
     attention: async (index) => {
       const stored = await keptLayer(store, index, async () => {
         run ??= startRun(config, layers, complete, calibration, requireBackend(backend));
@@ -168,7 +177,7 @@ export async function convertCandidates(
   signal?: AbortSignal,
 ): Promise<void> {
   const { config, attention, weights } = source;
-  requireExpressible(source);
+  for (const { recipe } of candidates) requireExpressible(source, recipe);
   requireWindows(windows, config);
   const complete = candidates.map(({ recipe }) => completeRecipe(recipe, attention));
   const layers = new SourceLayers(config, attention, weights);
@@ -197,12 +206,19 @@ function startRun(
     : new LatentRun(config, layers, options, async (layer) => convertLayer(layer, recipe));
 }
 
-function requireExpressible({ config, weights }: GroupedSource): void {
-  const bias = weights.names.find((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
-  const missing = bias
-    ? `attention bias here (${bias})`
-    : (deepseekLimit(config, weights.names) ?? narrowRopeLimit(config));
-  if (missing === undefined) return;
-  const problem = `latent writes DeepSeek-V3, which has no ${missing}; use --method factored`;
-  fail(UnsupportedError, "convert", problem);
+/** Throws unless DeepSeek-V3 holds the model; says whether it takes biases. */
+function requireExpressible(
+  { config, weights }: GroupedSource,
+  recipe: LatentRecipe | PublishedRecipe | ProjectedRecipe,
+): boolean {
+  const biased = hasAttentionBias(weights.names);
+  const isPlain =
+    recipe.recipe !== "transmla" && (!("queryRank" in recipe) || recipe.queryRank === undefined);
+  const missing =
+    biased && !isPlain
+      ? "attention bias with --recipe transmla or --query-rank"
+      : (deepseekLimit(config, weights.names) ?? narrowRopeLimit(config));
+  if (missing === undefined) return biased;
+  const problem = `latent writes DeepSeek-V3, which has no ${missing}; use --method factored, or --target own`;
+  return fail(UnsupportedError, "convert", problem);
 }

@@ -1,8 +1,19 @@
-import { add, matmul, rmsNorm, rope, tensor, type Backend, type Tensor } from "@transmla/core";
-import type { Matrix } from "@transmla/core/linalg";
+import {
+  add,
+  concat,
+  full,
+  matmul,
+  rmsNorm,
+  rope,
+  tensor,
+  type Backend,
+  type Tensor,
+} from "@transmla/core";
+import { matrix, type Matrix } from "@transmla/core/linalg";
 
 import type { GroupedAttention } from "../../model/config/model-config.ts";
 import { owned, upload } from "./algebra/device.ts";
+import { beside } from "./algebra/matrices.ts";
 
 // Shapes: T tokens, H query heads, g kv heads, d head width, D hidden width.
 
@@ -21,10 +32,13 @@ export interface SourceAttention {
   /** `[D, H d]`. */
   readonly o: Matrix;
   /** Those of the projections, `[out]`, where there are any. */
-  readonly biases?: Partial<Readonly<Record<"q" | "k" | "v", Float64Array>>> | undefined;
+  readonly biases?: AttentionBiases | undefined;
   /** The weights `[d]` of the norms of queries and keys, where there are any, and how they normalise. */
   readonly norms?: HeadNormWeights | undefined;
 }
+
+/** Biases of the projections, `[out]`. */
+export type AttentionBiases = Readonly<Record<"q" | "k" | "v" | "o", Float64Array>>;
 
 /** Norms of heads. */
 export interface HeadNormWeights {
@@ -32,6 +46,30 @@ export interface HeadNormWeights {
   readonly k: Float64Array;
   readonly eps: number;
   readonly offset: 0 | 1;
+}
+
+/**
+ * A layer whose biases are one more column of its projections, for inputs that end in a 1.
+ *
+ * @param source - The layer.
+ */
+export function withBiasColumns(source: SourceAttention): SourceAttention {
+  const { biases } = source;
+  if (!biases) return source;
+  const both = (part: "q" | "k" | "v"): Matrix =>
+    beside(source[part], matrix(source[part].rows, 1, biases[part]));
+  return { ...source, q: both("q"), k: both("k"), v: both("v") };
+}
+
+/**
+ * Inputs as weights of a width expect them: with a 1 at the end, or as they are.
+ *
+ * @param x - `[T, D]`.
+ * @param width - D or D + 1.
+ */
+export function withOnes(x: Tensor, width: number): Tensor {
+  const [T, D] = x.shape as [number, number];
+  return width === D ? x : concat([x, full(x.backend, [T, 1], 1)], 1);
 }
 
 /** The calibration windows as a layer sees them. */
@@ -68,11 +106,11 @@ export function uploadAttention(
   source: SourceAttention,
   positions: number,
 ): AttentionTensors & Disposable {
-  const { biases = {}, norms } = source;
+  const { biases, norms } = source;
   const vectors = [
-    ["qBias", biases.q],
-    ["kBias", biases.k],
-    ["vBias", biases.v],
+    ["qBias", biases?.q],
+    ["kBias", biases?.k],
+    ["vBias", biases?.v],
     ["qNorm", norms?.q],
     ["kNorm", norms?.k],
   ] as const;

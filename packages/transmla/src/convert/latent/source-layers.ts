@@ -6,13 +6,22 @@ import type { Linear } from "../../model/weights.ts";
 import { asMatrix, type HostTensor } from "../host-tensor.ts";
 import type { WeightReader } from "../method.ts";
 import type { BehindAttention } from "./calibration-stream.ts";
-import type { HeadNormWeights, SourceAttention } from "./source-layer.ts";
+import type { AttentionBiases, HeadNormWeights, SourceAttention } from "./source-layer.ts";
+
+/**
+ * Whether a projection of attention has a bias.
+ *
+ * @param names - Of all weights.
+ */
+export function hasAttentionBias(names: readonly string[]): boolean {
+  return names.some((name) => /\.self_attn\.[qkvo]_proj\.bias$/.test(name));
+}
 
 /** Reads the weights of a model that is to be converted, of one layer at a time. */
 export class SourceLayers {
   readonly #config: ModelConfig;
   readonly #attention: GroupedAttention;
-  readonly #weights: Pick<WeightReader, "has" | "read">;
+  readonly #weights: Pick<WeightReader, "has" | "read" | "names">;
 
   /**
    * @param config - The model, of LLaMA architecture.
@@ -22,7 +31,7 @@ export class SourceLayers {
   constructor(
     config: ModelConfig,
     attention: GroupedAttention,
-    weights: Pick<WeightReader, "has" | "read">,
+    weights: Pick<WeightReader, "has" | "read" | "names">,
   ) {
     this.#config = config;
     this.#attention = attention;
@@ -44,6 +53,20 @@ export class SourceLayers {
     return this.#weights.has(full) ? (await this.#weights.read(full)).data : undefined;
   }
 
+  /** The biases of a layer, zeros where it has none; nothing where no layer has any. */
+  async #biases(layer: number): Promise<AttentionBiases | undefined> {
+    if (!hasAttentionBias(this.#weights.names)) return undefined;
+    const { heads, kvHeads, headDim } = this.#attention;
+    const bias = async (part: string, width: number): Promise<Float64Array> =>
+      (await this.#vector(layer, `${part}_proj.bias`)) ?? new Float64Array(width);
+    return {
+      q: await bias("q", heads * headDim),
+      k: await bias("k", kvHeads * headDim),
+      v: await bias("v", kvHeads * headDim),
+      o: await bias("o", this.#config.hiddenSize),
+    };
+  }
+
   async #headNorms(layer: number): Promise<HeadNormWeights | undefined> {
     const q = await this.#vector(layer, "q_norm.weight");
     const k = await this.#vector(layer, "k_norm.weight");
@@ -55,13 +78,8 @@ export class SourceLayers {
   async attention(layer: number): Promise<SourceAttention> {
     const projection = async (name: string): Promise<Matrix> =>
       asMatrix(await this.#weights.read(`${layerPrefix(layer)}self_attn.${name}_proj.weight`));
-    const [q, k, v] = [
-      await this.#vector(layer, "q_proj.bias"),
-      await this.#vector(layer, "k_proj.bias"),
-      await this.#vector(layer, "v_proj.bias"),
-    ];
     return {
-      biases: { ...(q && { q }), ...(k && { k }), ...(v && { v }) },
+      biases: await this.#biases(layer),
       norms: await this.#headNorms(layer),
       attention: this.#attention,
       frequencies: this.#config.ropes[layer]!.frequencies,

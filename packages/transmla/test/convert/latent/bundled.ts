@@ -53,6 +53,7 @@ export async function withSource<T>(
   if (attention.kind !== "grouped") return expect.fail("the model has grouped attention");
   const source = await openCheckpoint(folder);
   const weights = new SourceLayers(config, attention, {
+    names: [...source.tensors.keys()],
     has: (name) => source.tensors.has(name),
     read: async (name) => ({
       shape: source.tensors.get(name)!.shape,
