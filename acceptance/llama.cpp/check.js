@@ -43,8 +43,17 @@ const GREEDY = 30;
 const PROMPT = 48;
 const folder = mkdtempSync(join(tmpdir(), "transmla-acceptance-"));
 const backend = await cpuBackend();
-const rows = [["model", "type", "bytes", "same greedy tokens", "mean KL", "max |Δ ln p|", "bound"]];
 let failed = false;
+
+function print(...cells) {
+  const widths = [26, 5, 10, 19, 9, 13, 0];
+  console.log(
+    cells
+      .map((cell, column) => cell.padEnd(widths[column]))
+      .join(" ")
+      .trimEnd(),
+  );
+}
 
 function run(command, args) {
   const { status, signal, stdout, stderr } = spawnSync(process.execPath, [command, ...args], {
@@ -109,7 +118,7 @@ async function check(name, path, ids, types, options = []) {
     const same = first < 0 ? GREEDY : first;
     const passed = Math.abs(kl) <= bounds[type] && (type !== "f32" || same === GREEDY);
     failed ||= !passed;
-    rows.push([
+    print(
       name,
       type,
       String(statSync(file).size),
@@ -117,7 +126,7 @@ async function check(name, path, ids, types, options = []) {
       kl.toExponential(1),
       largest.toExponential(1),
       passed ? "holds" : `FAILED: ${bounds[type]}`,
-    ]);
+    );
     rmSync(file);
   }
 }
@@ -157,6 +166,7 @@ function completed(path, name, rope) {
   return copy;
 }
 
+print("model", "type", "bytes", "same greedy tokens", "mean KL", "max |Δ ln p|", "bound");
 try {
   if (existsSync(fixtures)) {
     for (const { source, rope, options } of small) {
@@ -177,14 +187,5 @@ try {
   }
 } finally {
   rmSync(folder, { recursive: true, force: true });
-}
-const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
-for (const row of rows) {
-  console.log(
-    row
-      .map((cell, column) => cell.padEnd(widths[column]))
-      .join("  ")
-      .trimEnd(),
-  );
 }
 process.exitCode = failed ? 1 : 0;
