@@ -24,7 +24,7 @@ import { webgpuBackend, type WebGpuBackend } from "../src/index.ts";
 // The kernels for GPUs, whose invocations share memory, against the direct ones that the conformance suite tests: a
 // software adapter takes up to a second to compile one of them, so there is a case for each way through them.
 
-describe.skipIf(!hasAdapter)("kernels that share memory", () => {
+describe.skipIf(!hasAdapter)("kernels that share memory", { timeout: 300_000 }, () => {
   let cooperative: WebGpuBackend;
   let direct: WebGpuBackend;
   beforeAll(async () => {
