@@ -63,6 +63,30 @@ describe("gemm in f64", () => {
     expect(Math.max(0, ...errors)).toBeLessThanOrEqual(1e-13 * (k + 4));
   });
 
+  prop.prop(
+    {
+      m: fc.integer({ min: 1, max: 70 }),
+      n: fc.integer({ min: 1, max: 70 }),
+      inside: fc.boolean(),
+    },
+    { numRuns: 80 },
+  )("products with a matrix and its transpose in one pass", ({ m, n, inside }) => {
+    const run = (kernels: Blas): Float64Array[] => {
+      const allocate = inside ? (length: number) => kernels.allocate(length) : plain;
+      const vector = (length: number, seed: number): Block =>
+        block(allocate, [length, 1], "columns", seed);
+      const [y, v] = [vector(m, 4), vector(n, 5)];
+      const a = block(allocate, [m, n], "rows", 1);
+      kernels.multiplyBoth(a, vector(n, 2), y, vector(m, 3), v);
+      return [y.data.slice(), v.data.slice()];
+    };
+    const actual = inside ? blas.withStorage(2 ** 18, () => run(blas)) : run(blas);
+    run(plainBlas).forEach((expected, which) => {
+      const errors = expected.map((x, i) => Math.abs(x - actual[which]![i]!));
+      expect(Math.max(...errors)).toBeLessThanOrEqual(1e-12);
+    });
+  });
+
   test("storage beyond what was set aside is outside of the memory, and zero", () => {
     blas.withStorage(2 ** 20, () => {
       const [inside, outside] = [blas.allocate(2 ** 20), blas.allocate(10)];

@@ -9,6 +9,7 @@ import {
   type WebAssemblyModule,
 } from "../webassembly.ts";
 import { defineBlockDots, defineRoundRow, defineWidenBlocks } from "./blocks.ts";
+import { defineBoth } from "./both.ts";
 import { defineCombine } from "./combine.ts";
 import { defineDots } from "./dots.ts";
 import type { FewRows } from "./few-rows.ts";
@@ -68,6 +69,7 @@ export type KernelName =
   | `${"dots" | "combine"}${FewRows} ${FloatFormat}`
   | `${"dots" | "combine"}1 f64`
   | "scale f64"
+  | "both f64"
   | `${`dots${FewRows}` | "widen"} ${BlockDType}`
   | `widen ${"f16" | "bf16"}`;
 
@@ -106,6 +108,7 @@ export const kernelNames: readonly KernelName[] = [
   "dots1 f64",
   "combine1 f64",
   "scale f64",
+  "both f64",
   ...(["q8", "q4"] as const).flatMap((format) => {
     return [
       `widen ${format}`,
@@ -144,6 +147,7 @@ export function emit(kernel: KernelName, target: Target): Uint8Array<ArrayBuffer
     const format = formats[storage];
     const tile = tileFor(target.relaxed, target.revectorized ?? false);
     if (name === "scale") defineScaleDoubles(module);
+    else if (name === "both") defineBoth(module, lanes);
     else if (name === "multiplyPanels") definePanelProduct(module, lanes, tile);
     else if (name === "packRows") definePack(module, lanes, format, tile.rows);
     else if (name === "packColumns") definePack(module, lanes, format, tile.vectors * lanes.count);

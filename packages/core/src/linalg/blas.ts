@@ -51,6 +51,19 @@ export interface Blas {
    * @param c - Result, `[m, n]`.
    */
   gemm(alpha: number, a: Block, b: Block, beta: number, c: Block): void;
+
+  /**
+   * Computes `y <- y + a x` and `v <- v + aᵀ u` in one pass over `a`: half of what a product with a
+   * symmetric matrix reads otherwise. All rows of `a` and all vectors, which are columns, are contiguous;
+   * `y` and `v` share no entry with another operand.
+   *
+   * @param a - Matrix, `[m, n]`.
+   * @param x - Vector, `[n, 1]`.
+   * @param y - Result, `[m, 1]`.
+   * @param u - Vector, `[m, 1]`.
+   * @param v - Result, `[n, 1]`.
+   */
+  multiplyBoth(a: Block, x: Block, y: Block, u: Block, v: Block): void;
 }
 
 /** What every factorisation accepts. */
@@ -78,8 +91,9 @@ export function transposed(a: Block): Block {
 
 /** The part of a window that starts at (`row`, `col`). */
 export function part(a: Block, row: number, col: number, rows: number, cols: number): Block {
-  const offset = a.offset + row * a.rowStride + col * a.colStride;
-  return { ...a, offset, rows, cols };
+  const { data, rowStride, colStride } = a;
+  const offset = a.offset + row * rowStride + col * colStride;
+  return { data, offset, rows, cols, rowStride, colStride };
 }
 
 /** Row `i` of a window as a column vector, from column `from` on. */
@@ -293,5 +307,9 @@ export const plainBlas: Blas = {
     else if (c.rows === 1) {
       addVectorProduct(alpha, transposed(b), transposed(a), transposed(c));
     } else addProduct(alpha, a, b, c);
+  },
+  multiplyBoth(a, x, y, u, v) {
+    addRowProducts(1, a, x, y);
+    addColumns(1, transposed(a), u, v);
   },
 };

@@ -1,6 +1,13 @@
 import { plainBlas, transposed } from "./blas.ts";
 import type { Blas, LinalgOptions } from "./blas.ts";
-import { requireFinite, requireSquare, scaleToOne, size, window } from "./matrix.ts";
+import {
+  requireFinite,
+  requireSquare,
+  scaleToOne,
+  size,
+  TRANSPOSED_ROWS,
+  window,
+} from "./matrix.ts";
 import type { Matrix } from "./matrix.ts";
 import { tridiagonalEigenvectors } from "./steps/divide-and-conquer.ts";
 import { applyReflectors } from "./steps/householder.ts";
@@ -65,10 +72,11 @@ function decompose(blas: Blas, a: Matrix): Eigh {
 function symmetricCopy(blas: Blas, a: Matrix): Matrix {
   const n = a.rows;
   const data = blas.allocate(n * n);
-  for (let i = 0; i < n; i++) {
-    for (let j = 0; j <= i; j++) {
-      data[i * n + j] = a.data[i * n + j]!;
-      data[j * n + i] = a.data[i * n + j]!;
+  for (let start = 0; start < n; start += TRANSPOSED_ROWS) {
+    const end = Math.min(start + TRANSPOSED_ROWS, n);
+    for (let i = start; i < end; i++) data.set(a.data.subarray(i * n, i * n + i + 1), i * n);
+    for (let j = 0; j < end; j++) {
+      for (let i = Math.max(start, j); i < end; i++) data[j * n + i] = a.data[i * n + j]!;
     }
   }
   return { rows: n, cols: n, data };

@@ -77,10 +77,21 @@ export function identity(rows: number, cols: number = rows): Matrix {
  */
 export function transpose(a: Matrix): Matrix {
   const result = matrix(a.cols, a.rows);
-  for (let i = 0; i < a.rows; i++) {
-    for (let j = 0; j < a.cols; j++) result.data[j * a.rows + i] = a.data[i * a.cols + j]!;
-  }
+  copyTransposed(a, result.data);
   return result;
+}
+
+/** Rows that are transposed at a time: eight entries of a column fill a cache line of the result. */
+export const TRANSPOSED_ROWS = 8;
+
+/** Writes the columns of a matrix one after another. */
+export function copyTransposed({ rows, cols, data }: Matrix, to: Float64Array): void {
+  for (let start = 0; start < rows; start += TRANSPOSED_ROWS) {
+    const end = Math.min(start + TRANSPOSED_ROWS, rows);
+    for (let j = 0; j < cols; j++) {
+      for (let i = start; i < end; i++) to[j * rows + i] = data[i * cols + j]!;
+    }
+  }
 }
 
 /**
@@ -125,8 +136,9 @@ export function size(rows: number, cols: number): string {
 /** Refuses NaN and infinities, on which iterations would not end. */
 export function requireFinite(operation: string, ...matrices: readonly Matrix[]): void {
   for (const { rows, cols, data } of matrices) {
-    const index = data.findIndex((x) => !Number.isFinite(x));
-    if (index < 0) continue;
+    let index = 0;
+    while (index < data.length && Number.isFinite(data[index])) index++;
+    if (index === data.length) continue;
     const [row, col] = [Math.floor(index / cols), index % cols];
     fail(
       ArgumentError,

@@ -1,6 +1,6 @@
 import { block, part, plainBlas, rowVector, transposed } from "./blas.ts";
 import type { Blas, LinalgOptions } from "./blas.ts";
-import { matrix, requireFinite, window } from "./matrix.ts";
+import { copyTransposed, matrix, requireFinite, window } from "./matrix.ts";
 import type { Matrix } from "./matrix.ts";
 import { negateRow } from "./steps/givens.ts";
 import {
@@ -40,12 +40,13 @@ export function qr(a: Matrix, options: LinalgOptions = {}): Qr {
   requireFinite("qr", a);
   const blas = options.blas ?? plainBlas;
   const rank = Math.min(a.rows, a.cols);
-  const storage = a.rows * (a.cols + rank) + 300 * (a.rows + a.cols) + 8192;
+  const storage = a.rows * (a.cols + rank) + rank * a.cols + 300 * (a.rows + a.cols) + 8192;
   return blas.withStorage(storage, () => decompose(blas, a));
 }
 
 function decompose(blas: Blas, a: Matrix): Qr {
-  const { reflectors, r } = reduceToTriangle(blas, a);
+  const { reflectors, r: triangle } = reduceToTriangle(blas, a);
+  const r = matrix(triangle.rows, triangle.cols, triangle.data.slice());
   const work = block(blas.allocate(a.rows * r.rows), a.rows, r.rows);
   for (let i = 0; i < r.rows; i++) work.data[i * (r.rows + 1)] = 1;
   applyReflectors(blas, reflectors, work);
@@ -60,8 +61,8 @@ function decompose(blas: Blas, a: Matrix): Qr {
 }
 
 /**
- * Multiplies `a` by reflectors from the left until its upper triangle `r`, `[k, cols]`, is left. The
- * work is done on the transpose, where a column and its reflector are contiguous.
+ * Multiplies `a` by reflectors from the left until its upper triangle `r`, `[k, cols]`, in working storage, is
+ * left. The work is done on the transpose, where a column and its reflector are contiguous.
  */
 export function reduceToTriangle(
   blas: Blas,
@@ -70,12 +71,11 @@ export function reduceToTriangle(
   const { rows, cols } = a;
   const count = Math.min(rows, cols);
   const columns = block(blas.allocate(rows * cols), cols, rows);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < cols; j++) columns.data[j * rows + i] = a.data[i * cols + j]!;
-  }
-  const r = matrix(count, cols);
+  copyTransposed(a, columns.data);
+  const r = matrix(count, cols, blas.allocate(count * cols));
   const tau = new Float64Array(count);
-  const scratch = panelScratch(blas, cols);
+  const scratch = panelScratch(blas, cols, PANEL);
+  const products = block(blas.allocate(PANEL), PANEL, 1);
   const moveToR = (j: number, height: number): void => {
     for (let i = 0; i < height; i++) r.data[i * cols + j] = columns.data[j * rows + i]!;
     columns.data.fill(0, j * rows, j * rows + height);
@@ -86,7 +86,10 @@ export function reduceToTriangle(
       const reflector = makeReflector(rowVector(columns, j, j));
       tau[j] = reflector.tau;
       r.data[j * cols + j] = reflector.beta;
-      for (let k = j + 1; k < end; k++) reflect(columns.data, rows, j, k, reflector.tau);
+      const others = part(columns, j + 1, j, end - j - 1, rows - j);
+      const product = part(products, 0, 0, others.rows, 1);
+      blas.gemm(1, others, rowVector(columns, j, j), 0, product);
+      blas.gemm(-reflector.tau, product, part(columns, j, j, 1, rows - j), 1, others);
     }
     for (let j = start; j < end; j++) moveToR(j, j);
     const v = part(columns, start, start, end - start, rows - start);
@@ -95,13 +98,4 @@ export function reduceToTriangle(
   }
   for (let j = count; j < cols; j++) moveToR(j, count);
   return { reflectors: { rows: part(columns, 0, 0, count, rows), tau, shift: 0 }, r };
-}
-
-/** Applies the reflector in row `j`, from column `j` on, to row `k`. */
-function reflect(data: Float64Array, length: number, j: number, k: number, tau: number): void {
-  const v = j * length;
-  const x = k * length;
-  let dot = 0;
-  for (let i = j; i < length; i++) dot += data[v + i]! * data[x + i]!;
-  for (let i = j; i < length; i++) data[x + i] = data[x + i]! - tau * dot * data[v + i]!;
 }

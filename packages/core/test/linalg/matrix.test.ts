@@ -16,6 +16,8 @@ import {
 import type { Blas, Block, Matrix } from "@transmla/core/linalg";
 import { describe, expect, test } from "vitest";
 
+import { transposed } from "../../src/linalg/blas.ts";
+import { window } from "../../src/linalg/matrix.ts";
 import { at, distance, fill, random, seeds, symmetrised } from "./matrices.ts";
 
 describe("matrix", () => {
@@ -149,9 +151,28 @@ function arena(): {
         }
       }
     },
+    multiplyBoth: (a, x, y, u, v) => plainBlas.multiplyBoth(a, x, y, u, v),
   };
   return { blas, calls: () => calls };
 }
+
+test("plainBlas.multiplyBoth is two products", () => {
+  for (const [m, n] of [
+    [1, 1],
+    [7, 13],
+    [16, 3],
+  ] as const) {
+    const a = { ...window(random(m, n + 2, 1)), offset: 1, cols: n };
+    const [x, u] = [window(random(n, 1, 2)), window(random(m, 1, 3))];
+    const both = [window(random(m, 1, 4)), window(random(n, 1, 5))] as const;
+    const apart = both.map((to) => ({ ...to, data: to.data.slice() })) as unknown as typeof both;
+    plainBlas.multiplyBoth(a, x, both[0], u, both[1]);
+    plainBlas.gemm(1, a, x, 1, apart[0]);
+    plainBlas.gemm(1, transposed(a), u, 1, apart[1]);
+    expect(both[0].data).toEqual(apart[0].data);
+    both[1].data.forEach((value, i) => expect(value).toBeCloseTo(apart[1].data[i]!, 12));
+  }
+});
 
 describe("kernels supplied by a backend", () => {
   const a = random(60, 40, 1);

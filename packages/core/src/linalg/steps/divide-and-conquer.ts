@@ -8,6 +8,7 @@ import { givens, negateRow, rotateRows } from "./givens.ts";
 import { ascending, combineRows, deflate, mergeContext } from "./merge.ts";
 import type { MergeContext, Support } from "./merge.ts";
 import { solveSecular } from "./secular.ts";
+import type { SecularRoots } from "./secular.ts";
 import { implicitQl } from "./tridiagonal.ts";
 
 /** Up to this order an implicit iteration is faster. */
@@ -88,17 +89,22 @@ function mergeEigen(
   );
 
   const { kept, deflated } = deflation;
-  const k = kept.length;
   const poles = kept.map((i) => d[i]!);
   const roots = solveSecular(
     { z: Float64Array.from(kept, (i) => z[i]!), gap: (j, o) => poles[j]! - poles[o]! },
     context.differences,
     context.subject,
   );
-  const entry = (i: number, j: number): number => roots.z[j]! / roots.differences[i * k + j]!;
-  combineRows(context, { rows, split }, deflation, support, entry);
+  const fillRow = (i: number, row: Float64Array): void => fillQuotients(roots, i, row);
+  combineRows(context, { rows, split }, deflation, support, fillRow);
   const values = poles.map((_, i) => poles[roots.origin[i]!]! + roots.shift[i]!);
   d.set([...values, ...deflated.map((i) => d[i]!)]);
+}
+
+/** The vector of root `i` in terms of the poles, not normalised. */
+function fillQuotients({ z, differences }: SecularRoots, i: number, row: Float64Array): void {
+  const k = z.length;
+  for (let j = 0; j < k; j++) row[j] = z[j]! / differences[i * k + j]!;
 }
 
 /** Singular vectors of a bidiagonal matrix as rows. */
@@ -215,8 +221,12 @@ function mergeSingular(
     context.differences,
     context.subject,
   );
-  const onRight = (i: number, j: number): number => roots.z[j]! / roots.differences[i * k + j]!;
-  const onLeft = (i: number, j: number): number => (j === 0 ? -1 : poles[j]! * onRight(i, j));
+  const onRight = (i: number, row: Float64Array): void => fillQuotients(roots, i, row);
+  const onLeft = (i: number, row: Float64Array): void => {
+    fillQuotients(roots, i, row);
+    row[0] = -1;
+    for (let j = 1; j < k; j++) row[j]! *= poles[j]!;
+  };
   const split = middle + 1;
   const rightRows = part(right, 0, 0, n, right.cols);
   combineRows(context, { rows: rightRows, split }, deflation, support, onRight);

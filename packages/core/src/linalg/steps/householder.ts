@@ -12,8 +12,11 @@ export interface Reflectors {
   readonly shift: number;
 }
 
-/** Reflectors that are accumulated into one block; also the panel width of the reductions. */
+/** The panel width of the reductions. */
 export const PANEL = 32;
+
+/** Reflectors that are accumulated into one block: a wider one passes over the matrix less often. */
+const BLOCK = 64;
 
 /** Sums of squares outside of these bounds may have lost digits to underflow, or overflowed. */
 export const SMALLEST_SQUARE = 1e-280;
@@ -59,17 +62,17 @@ export interface PanelScratch {
   readonly combined: Float64Array;
 }
 
-/** Allocates the storage for products with matrices of up to `cols` columns. */
-export function panelScratch(blas: Blas, cols: number): PanelScratch {
+/** Allocates the storage for products of panels up to a width with matrices of up to `cols` columns. */
+export function panelScratch(blas: Blas, cols: number, width: number): PanelScratch {
   return {
-    gram: blas.allocate(PANEL * PANEL),
-    triangle: blas.allocate(PANEL * PANEL),
-    projected: blas.allocate(PANEL * cols),
-    combined: blas.allocate(PANEL * cols),
+    gram: blas.allocate(width * width),
+    triangle: blas.allocate(width * width),
+    projected: blas.allocate(width * cols),
+    combined: blas.allocate(width * cols),
   };
 }
 
-/** At most {@link PANEL} reflectors as I - Vᵀ T V: V has their vectors as rows, T is triangular. */
+/** Some reflectors as I - Vᵀ T V: V has their vectors as rows, T is triangular. */
 export interface Panel {
   readonly v: Block;
   readonly tau: Float64Array;
@@ -116,9 +119,9 @@ export function applyPanel(
 /** Multiplies `c` from the left by the product of the reflectors, a panel at a time, last one first. */
 export function applyReflectors(blas: Blas, reflectors: Reflectors, c: Block): void {
   const { rows, tau, shift } = reflectors;
-  const scratch = panelScratch(blas, c.cols);
-  for (let start = PANEL * Math.floor((tau.length - 1) / PANEL); start >= 0; start -= PANEL) {
-    const end = Math.min(start + PANEL, tau.length);
+  const scratch = panelScratch(blas, c.cols, BLOCK);
+  for (let start = BLOCK * Math.floor((tau.length - 1) / BLOCK); start >= 0; start -= BLOCK) {
+    const end = Math.min(start + BLOCK, tau.length);
     const from = start + shift;
     const panel = {
       v: part(rows, start, from, end - start, rows.cols - from),

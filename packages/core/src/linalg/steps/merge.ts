@@ -96,8 +96,8 @@ export interface SplitBasis {
 }
 
 /**
- * Replaces the rows of a basis by their combinations, row i with the coefficients `entry(i, j)`,
- * normalised, of the kept row j; the deflated rows follow. Sorting by support lets the product skip the
+ * Replaces the rows of a basis by their combinations, row i with the coefficients that
+ * `fillRow` gives for the kept rows, normalised; the deflated rows follow. Sorting by support lets the product skip the
  * zero quarters of the basis: Rutter, A serial implementation of Cuppen's divide and conquer algorithm
  * for the symmetric eigenvalue problem, LAPACK Working Note 69 (1994).
  */
@@ -106,7 +106,7 @@ export function combineRows(
   { rows, split }: SplitBasis,
   { kept, deflated }: Deflation,
   support: readonly Support[],
-  entry: (i: number, j: number) => number,
+  fillRow: (i: number, row: Float64Array) => void,
 ): void {
   const { blas } = context;
   const k = kept.length;
@@ -123,7 +123,11 @@ export function combineRows(
   }
 
   const weights = block(context.weights, k, k);
-  for (let i = 0; i < k; i++) fillNormalised(weights.data, i * k, grouped, (j) => entry(i, j));
+  const row = new Float64Array(k);
+  for (let i = 0; i < k; i++) {
+    fillRow(i, row);
+    copyNormalised(row, grouped, weights.data, i * k);
+  }
 
   const reachLeft = k - right.length;
   const reachRight = k - left.length;
@@ -148,19 +152,15 @@ export function combineRows(
   }
 }
 
-function fillNormalised(
-  data: Float64Array,
-  start: number,
+/** Copies the entries of a row in another order, divided by its length. */
+function copyNormalised(
+  row: Float64Array,
   order: readonly number[],
-  entry: (j: number) => number,
+  to: Float64Array,
+  start: number,
 ): void {
   let sum = 0;
-  let to = start;
-  for (const j of order) {
-    const x = entry(j);
-    sum += x * x;
-    data[to++] = x;
-  }
+  for (let j = 0; j < row.length; j++) sum += row[j]! * row[j]!;
   const norm = Math.sqrt(sum);
-  for (let i = start; i < to; i++) data[i]! /= norm;
+  for (let t = 0; t < order.length; t++) to[start + t] = row[order[t]!]! / norm;
 }

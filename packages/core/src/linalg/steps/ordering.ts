@@ -1,5 +1,5 @@
 import type { Block } from "../blas.ts";
-import { largestMagnitude, matrix } from "../matrix.ts";
+import { largestMagnitude, matrix, TRANSPOSED_ROWS } from "../matrix.ts";
 import type { Matrix } from "../matrix.ts";
 
 /** Magnitudes within this relative distance of the largest count as equal to it. */
@@ -29,12 +29,15 @@ export function columnsFromRows(
   order: readonly number[],
   signs: readonly number[],
 ): Matrix {
-  const result = matrix(rows.cols, order.length);
-  for (const [j, from] of order.entries()) {
-    const start = rows.offset + from * rows.rowStride;
-    const sign = signs[j]!;
-    for (let i = 0, to = j; i < rows.cols; i++, to += order.length) {
-      result.data[to] = sign * rows.data[start + i]! + 0;
+  const count = order.length;
+  const result = matrix(rows.cols, count);
+  const starts = Int32Array.from(order, (from) => rows.offset + from * rows.rowStride);
+  for (let first = 0; first < count; first += TRANSPOSED_ROWS) {
+    const end = Math.min(first + TRANSPOSED_ROWS, count);
+    for (let i = 0; i < rows.cols; i++) {
+      for (let j = first; j < end; j++) {
+        result.data[i * count + j] = signs[j]! * rows.data[starts[j]! + i]! + 0;
+      }
     }
   }
   return result;

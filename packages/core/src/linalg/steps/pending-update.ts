@@ -80,30 +80,44 @@ export function flush(blas: Blas, { left, right, rank }: PendingUpdate, a: Block
   return { left, right, rank: 0 };
 }
 
+/** Rows of a strip of a symmetric matrix. */
 const STRIP = 64;
 
-/** The same for a symmetric matrix: the upper triangle by strips of rows, then its mirror image. */
+/**
+ * Strips of the rows of a symmetric matrix from its diagonal on: all of a block on the diagonal, and what is right of
+ * it. Nothing else of the matrix is used. They are the same for the last rows and columns of a matrix.
+ */
+function strips(n: number): (readonly [start: number, height: number])[] {
+  const first = n % STRIP;
+  const whole = Array.from({ length: (n - first) / STRIP }, (_, i) => first + i * STRIP);
+  const rest = whole.map((start) => [start, STRIP] as const);
+  return first > 0 ? [[0, first], ...rest] : rest;
+}
+
+/** The same for a symmetric matrix, by strips. */
 export function flushSymmetric(blas: Blas, update: PendingUpdate, a: Block): PendingUpdate {
   const n = a.rows;
   const { rank } = update;
   const left = last(update.left, rank, n);
   const right = last(update.right, rank, n);
-  for (let i = 0; i < n; i += STRIP) {
-    const height = Math.min(STRIP, n - i);
-    const factor = transposed(part(left, 0, i, rank, height));
-    blas.gemm(-1, factor, part(right, 0, i, rank, n - i), 1, part(a, i, i, height, n - i));
+  for (const [start, height] of strips(n)) {
+    const factor = transposed(part(left, 0, start, rank, height));
+    const rest = part(right, 0, start, rank, n - start);
+    blas.gemm(-1, factor, rest, 1, part(a, start, start, height, n - start));
   }
-  for (let i = 0; i < n; i += STRIP) mirrorStrip(a, i, Math.min(STRIP, n - i));
   return { ...update, rank: 0 };
 }
 
-/** Copies what stands right of the diagonal in some rows to the same columns below it. */
-function mirrorStrip(a: Block, start: number, height: number): void {
-  const { data, offset, rowStride } = a;
-  for (let j = start; j < a.cols; j++) {
-    const to = offset + j * rowStride + start;
-    let from = offset + start * rowStride + j;
-    const count = Math.min(height, j - start);
-    for (let i = 0; i < count; i++, from += rowStride) data[to + i] = data[from]!;
+/** `w <- a v` for a symmetric matrix, by strips. */
+export function symmetricProduct(blas: Blas, a: Block, v: Block, w: Block): void {
+  const n = a.rows;
+  w.data.fill(0, w.offset, w.offset + n);
+  for (const [start, height] of strips(n)) {
+    const [vHere, wHere] = [part(v, start, 0, height, 1), part(w, start, 0, height, 1)];
+    blas.gemm(1, part(a, start, start, height, height), vHere, 1, wHere);
+    const end = start + height;
+    if (end === n) break;
+    const [vRest, wRest] = [part(v, end, 0, n - end, 1), part(w, end, 0, n - end, 1)];
+    blas.multiplyBoth(part(a, start, end, height, n - end), vRest, wHere, vHere, wRest);
   }
 }

@@ -10,6 +10,7 @@ import {
   addRankOne,
   flushSymmetric,
   noUpdate,
+  symmetricProduct,
   updateProduct,
   updateRow,
 } from "./pending-update.ts";
@@ -22,8 +23,8 @@ export interface Tridiagonal {
 }
 
 /**
- * Reduces a symmetric matrix to tridiagonal form; `a` holds both triangles and becomes the storage of
- * the reflectors.
+ * Reduces a symmetric matrix to tridiagonal form; `a` holds both triangles, the lower one of which is not
+ * kept up to date, and becomes the storage of the reflectors.
  *
  * Golub & Van Loan, 8.3.1, blocked as in Dongarra, Sorensen & Hammarling, Block reduction of matrices
  * to condensed forms (1989); LAPACK `dlatrd`.
@@ -50,7 +51,7 @@ export function tridiagonalise(blas: Blas, a: Block): Tridiagonal {
     const rest = n - k - 1;
     const remaining = part(a, k + 1, k + 1, rest, rest);
     const w = part(product, 0, 0, rest, 1);
-    blas.gemm(1, remaining, v, 0, w);
+    symmetricProduct(blas, remaining, v, w);
     updateProduct(blas, update, v, w);
     completeUpdate(v, w, tau);
     update = addRankOne(addRankOne(update, v, w), w, v);
