@@ -27,7 +27,7 @@ export { unknownFields } from "./model/config/known-fields.ts";
 export { Model } from "./model/model.ts";
 export { KeyValueCache } from "./model/cache.ts";
 export type { LayerCache, LayerCacheLayout } from "./model/layer-cache.ts";
-export type { ForwardOptions } from "./model/transformer.ts";
+export type { ActivationDType, ForwardOptions } from "./model/transformer.ts";
 export type { LatentForm } from "./model/attention.ts";
 export type { RopeTables, SequenceTables } from "./model/rope.ts";
 

@@ -8,6 +8,7 @@ import { loadWeight, requireRoom, type WeightDType } from "./load-weights.ts";
 import { parseConfig } from "./model/config/families.ts";
 import type { HuggingFaceConfig, ModelConfig } from "./model/config/model-config.ts";
 import { Model } from "./model/model.ts";
+import type { ActivationDType } from "./model/transformer.ts";
 
 /** A configuration is a few kilobytes; token names in some make it large. */
 const MAX_CONFIG_BYTES = 10_000_000;
@@ -32,6 +33,12 @@ export interface LoadOptions {
    * whose last axis is not a multiple of 32 are not put into blocks, but are bf16. Vectors and routers are always f32.
    */
   readonly weights?: WeightDType | undefined;
+  /**
+   * How activations, the numbers that layers compute and pass on, are stored: `f32` when absent. `f16` halves their memory
+   * and rounds each to 11 bits; arithmetic, the choice of experts and logits stay f32. It is for models that are known to run
+   * in f16: beyond 65504 an activation is infinite, the norm after it makes that NaN, and `generate` throws at such logits.
+   */
+  readonly activations?: ActivationDType | undefined;
   /** Called after each weight. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
   /** Called as a model of the hub is downloaded. */
@@ -133,5 +140,5 @@ export async function loadModel(from: string | Folder, options: LoadOptions): Pr
   } finally {
     await source.close();
   }
-  return new Model(options.backend, json, tensors, assets);
+  return new Model(options.backend, json, tensors, assets, options.activations);
 }

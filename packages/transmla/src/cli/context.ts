@@ -7,6 +7,7 @@ import { loadModel } from "../load.ts";
 import type { CacheDType } from "../model/cache-size.ts";
 import { unknownFields } from "../model/config/known-fields.ts";
 import type { Model } from "../model/model.ts";
+import type { ActivationDType } from "../model/transformer.ts";
 import type { Report } from "./report.ts";
 
 /** What every command is given. */
@@ -23,9 +24,10 @@ export interface BackendOptions {
   readonly threads?: number;
 }
 
-/** How the commands that run a model hold its weights and its cache. */
+/** How the commands that run a model hold its weights, its activations and its cache. */
 export interface StorageOptions {
   readonly weights: WeightDType;
+  readonly activations: ActivationDType;
   readonly kvDtype: CacheDType;
 }
 
@@ -39,11 +41,12 @@ export const backends: Readonly<Record<string, (options: BackendOptions) => Prom
 export async function openModel(
   path: string,
   { report, backend, signal }: CommandContext,
-  weights?: WeightDType,
+  { weights, activations }: Partial<StorageOptions> = {},
 ): Promise<Model> {
   const model = await loadModel(path, {
     backend,
     weights,
+    activations,
     signal,
     onProgress: report.progress(`loading ${path}`),
     onDownload: report.progress(`downloading ${path}`),

@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { targets } from "../convert/targets.ts";
 import { weightDTypes, type WeightDType } from "../load-weights.ts";
 import { cacheDTypes } from "../model/cache-size.ts";
+import { activationDTypes } from "../model/transformer.ts";
 import { chat } from "./commands/chat.ts";
 import { compareCommand, type CompareOptions } from "./commands/compare.ts";
 import { convertCommand, storedDtypes, type ConvertCommandOptions } from "./commands/convert.ts";
@@ -81,6 +82,11 @@ function withStorage(of: Command, weights: WeightDType, whose = ""): Command {
       )
         .choices(weightDTypes)
         .default(weights),
+    )
+    .addOption(
+      new Option("--activations <dtype>", `of the numbers that layers pass on${whose}`)
+        .choices(activationDTypes)
+        .default("f32"),
     )
     .addOption(
       new Option("--kv-dtype <dtype>", `of the cached numbers${whose}`)

@@ -88,7 +88,7 @@ export async function convert(model: Model, options: ConvertOptions): Promise<Mo
     throw error;
   }
   const { path: _, ...assets } = model.assets; // the result is in no folder
-  return new Model(model.backend, conversion.config, tensors, assets);
+  return new Model(model.backend, conversion.config, tensors, assets, model.activations);
 }
 
 /** The weights of a checkpoint. */

@@ -7,6 +7,7 @@ import {
   rmsNorm,
   rope,
   type AttentionAttributes,
+  type DType,
   type Tensor,
 } from "@transmla/core";
 
@@ -58,11 +59,12 @@ export interface AttentionContext {
 /** `x weightᵀ + bias`. */
 export function linear(x: Tensor, { weight, bias }: Linear<Tensor>): Tensor {
   const y = matmul(x, weight.transpose());
-  return bias ? add(y, bias) : y;
+  return bias ? add(y, inDType(bias, y.dtype)) : y;
 }
 
-/** The same numbers in f32. */
-export const asFloat32 = (x: Tensor): Tensor => (x.dtype === "f32" ? x : cast(x, "f32"));
+/** The same numbers in a dtype: the tensor itself where that is its own. */
+export const inDType = (x: Tensor, dtype: DType): Tensor =>
+  x.dtype === dtype ? x : cast(x, dtype);
 
 /** Mask and scale of a layer's scores. */
 export const masked = (scale: number, { window, cap }: AttentionContext): AttentionAttributes => ({
@@ -129,7 +131,7 @@ export function factoredAttention(
   ): Tensor => {
     const latent = context.cache.append(stream, linear(x, down).reshape([T, 1, rank]));
     const S = latent.shape[0]!;
-    return linear(asFloat32(latent).reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
+    return linear(inDType(latent, x.dtype).reshape([S, rank]), up).reshape([S, c.heads, c.headDim]);
   };
   const keys = expanded("keys", w.keyDown, w.keyUp, c.keyRank);
   const k = context.rotateAll(headNorm(keys, w.keyNorm, context));
@@ -157,9 +159,9 @@ export function latentAttention(
   };
   const qRope = ropeHeads(queries.slice(2, c.nopeDim, c.nopeDim + c.ropeDim), c.heads, w.queryNorm);
 
-  const down = linear(x, w.down);
+  const down = linear(inDType(x, "f32"), w.down);
   const rows = down.slice(1, 0, c.latentRank);
-  const latent = w.norm ? rmsNorm(rows, w.norm, { eps: LATENT_NORM_EPS, offset: 0 }) : rows;
+  const latent = w.norm ? latentNorm(rows, w.norm) : rows;
   const kRope = ropeHeads(down.slice(1, c.latentRank, c.latentRank + c.ropeDim), 1, w.keyNorm);
   const cached = context.cache.append(
     "latent",
@@ -174,12 +176,15 @@ export function latentAttention(
   );
 }
 
+/** Its input is f32: in merged models it is so small, for epsilon to rule, that f16 would leave it few bits. */
+function latentNorm(x: Tensor, weight: Tensor): Tensor {
+  return rmsNorm(x, weight, { eps: LATENT_NORM_EPS, offset: 0 });
+}
+
 function latentQueries(x: Tensor, query: LatentQueryWeights<Tensor>): Tensor {
   if (query.kind === "direct") return linear(x, query.q);
-  return linear(
-    rmsNorm(linear(x, query.down), query.norm, { eps: LATENT_NORM_EPS, offset: 0 }),
-    query.up,
-  );
+  const latent = latentNorm(linear(inDType(x, "f32"), query.down), query.norm);
+  return linear(inDType(latent, x.dtype), query.up);
 }
 
 /** Compares multiplications: absorbed scores are wider, the expanded form first builds keys and values of all S positions. */
@@ -224,7 +229,7 @@ const absorbedAttention: Attend = (qNope, qRope, cached, w, c, context) => {
 /** Expands keys and values of all positions for each head, as DeepSeek trains. */
 const expandedAttention: Attend = (qNope, qRope, stored, w, c, context) => {
   const S = stored.shape[0]!;
-  const cached = asFloat32(stored);
+  const cached = inDType(stored, qRope.dtype);
   const latent = cached.slice(2, 0, c.latentRank).reshape([S, c.latentRank]);
   const both = linear(latent, w.up).reshape([S, c.heads, c.nopeDim + c.valueDim]);
   const kRope = cached

@@ -19,7 +19,7 @@ import {
   type Tensor,
 } from "@transmla/core";
 
-import { linear } from "./attention.ts";
+import { inDType, linear } from "./attention.ts";
 import type { ExpertGroups, ExpertsConfig, ModelConfig } from "./config/model-config.ts";
 import type { DenseWeights, ExpertsWeights, FeedForwardWeights } from "./weights.ts";
 
@@ -58,7 +58,7 @@ function mixture(
   activation: GateFunction,
 ): Tensor {
   const [T, hidden] = x.shape as [number, number];
-  const { ids, weights } = route(x, w, c);
+  const { ids, weights } = route(inDType(x, "f32"), w, c); // in 16 bits, close scores tie
   const rows = x.reshape([T, 1, hidden]);
   const h = gatedActivation(
     expertMatmul(rows, w.gate, ids),
@@ -66,7 +66,8 @@ function mixture(
     activation,
   ); // [T, K, width]
   const each = expertMatmul(h, w.down, ids); // [T, K, hidden]
-  return matmul(weights.reshape([T, 1, c.perToken]), each).reshape([T, hidden]);
+  const y = matmul(weights.reshape([T, 1, c.perToken]), each);
+  return inDType(y.reshape([T, hidden]), x.dtype);
 }
 
 /** The experts of each token, `ids[T, K]`, and their `weights[T, K]`. */

@@ -18,7 +18,7 @@ import { parseConfig } from "./config/families.ts";
 import type { HuggingFaceConfig, ModelConfig } from "./config/model-config.ts";
 import { fusedParts } from "./fused-projections.ts";
 import { NamedTensors } from "./named-tensors.ts";
-import { forward, type ForwardOptions } from "./transformer.ts";
+import { forward, type ActivationDType, type ForwardOptions } from "./transformer.ts";
 import type { ModelWeights } from "./weights.ts";
 
 /** Buffers that old checkpoints store and every reader recomputes. */
@@ -45,6 +45,8 @@ export class Model implements Disposable {
   readonly huggingFaceConfig: HuggingFaceConfig;
   /** Tokenizer, chat template and generation defaults. */
   readonly assets: ModelAssets;
+  /** How activations are stored. */
+  readonly activations: ActivationDType;
   /** All weights by their name in the checkpoint. */
   readonly tensors: ReadonlyMap<string, Tensor>;
   readonly #weights: ModelWeights<Tensor>;
@@ -58,6 +60,7 @@ export class Model implements Disposable {
    * @param json - A parsed `config.json`.
    * @param tensors - All weights, under the names of Hugging Face checkpoints.
    * @param assets - What belongs to the text.
+   * @param activations - How activations are stored: see {@link LoadOptions.activations}.
    * @throws FormatError when a weight is missing, has another shape, or is not used.
    */
   constructor(
@@ -65,12 +68,14 @@ export class Model implements Disposable {
     json: HuggingFaceConfig,
     tensors: ReadonlyMap<string, Tensor>,
     assets: ModelAssets,
+    activations: ActivationDType = "f32",
   ) {
     const named = new Map(tensors);
     this.backend = backend;
     this.tensors = named;
     this.huggingFaceConfig = json;
     this.assets = assets;
+    this.activations = activations;
     try {
       this.config = parseConfig(json, `${assets.path ?? "model"}/config.json`);
       splitFused(named, this.config);
@@ -133,7 +138,7 @@ export class Model implements Disposable {
    * @param ids - At least one token id.
    * @param cache - The sequence so far, made by this model.
    * @param options - Which logits are wanted.
-   * @returns Logits `[T, vocab]`, or `[1, vocab]` of the last position; the caller disposes of them.
+   * @returns Logits `[T, vocab]`, or `[1, vocab]` of the last position, f32; the caller disposes of them.
    */
   forward(ids: readonly number[], cache: KeyValueCache, options: ForwardOptions = {}): Tensor {
     if (this.#disposed) fail(StateError, "forward", "the model has been disposed of");
@@ -149,7 +154,7 @@ export class Model implements Disposable {
       }
     }
     using tokens = tensor(this.backend, ids, [ids.length], "i32");
-    return forward(tokens, this.#weights, this.config, cache, options);
+    return forward(tokens, this.#weights, this.config, cache, this.activations, options);
   }
 
   /** Frees the weights. */

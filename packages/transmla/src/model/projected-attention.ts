@@ -13,16 +13,16 @@ import {
 } from "@transmla/core";
 
 import {
-  asFloat32,
   cheaperForm,
   headNorm,
+  inDType,
   linear,
   masked,
   type AttentionContext,
 } from "./attention.ts";
 import type { ProjectedAttention } from "./config/model-config.ts";
 import type { RopeTables } from "./rope.ts";
-import type { ProjectedWeights } from "./weights.ts";
+import type { Linear, ProjectedWeights } from "./weights.ts";
 
 // Shapes: T new tokens, S all tokens that are seen, H query heads, g kv heads, d head width, r latent width, d_r width of
 // the shared rotated key, m RoPE pairs of a head.
@@ -45,11 +45,13 @@ export function projectedAttention(
   context: AttentionContext,
 ): Tensor {
   const T = x.shape[0]!;
-  const q = linear(x, w.q).reshape([T, c.heads, c.headDim]);
-  const k = linear(x, w.k).reshape([T, c.kvHeads, c.headDim]);
-  const v = linear(x, w.v).reshape([T, c.kvHeads, c.headDim]);
-  const rows = { q: headNorm(q, w.queryNorm, context), k: headNorm(k, w.keyNorm, context), v };
-  return linear(projectedHeads(rows, w, c, context).reshape([T, c.heads * c.headDim]), w.o);
+  // Heads are f32, whatever x is: marks and rotation tables, which are f32, are columns of their queries and keys.
+  const heads = (projection: Linear<Tensor>, n: number): Tensor =>
+    inDType(linear(x, projection), "f32").reshape([T, n, c.headDim]);
+  const q = headNorm(heads(w.q, c.heads), w.queryNorm, context);
+  const k = headNorm(heads(w.k, c.kvHeads), w.keyNorm, context);
+  const y = projectedHeads({ q, k, v: heads(w.v, c.kvHeads) }, w, c, context);
+  return linear(inDType(y.reshape([T, c.heads * c.headDim]), x.dtype), w.o);
 }
 
 /**
@@ -71,8 +73,8 @@ export function projectedHeads(
   const { cache, position } = context;
   const seenFrom = cache.firstSeen;
   const exact = (): Tensor => concat([context.rotate(rows.k), rows.v], 2);
-  const first = c.exactFirst ? asFloat32(cache.first(exact)) : undefined; // [1, g, 2 d]
-  const stored = asFloat32(cache.append("latent", projectRows(rows, w, c, context)));
+  const first = c.exactFirst ? inDType(cache.first(exact), "f32") : undefined; // [1, g, 2 d]
+  const stored = inDType(cache.append("latent", projectRows(rows, w, c, context)), "f32");
   const [T, S] = [rows.q.shape[0]!, stored.shape[0]!];
   const mark = first && seenFrom === 0 ? firstColumn(stored) : undefined; // [S, 1, 1]
   const latent = stored.slice(2, 0, r);

@@ -1,9 +1,9 @@
 import { add, affine, gather, matmul, rmsNorm, scope, unary, type Tensor } from "@transmla/core";
 
 import {
-  asFloat32,
   factoredAttention,
   groupedAttention,
+  inDType,
   latentAttention,
   rotateHeads,
   type AttentionContext,
@@ -15,6 +15,12 @@ import { feedForward } from "./feed-forward.ts";
 import { projectedAttention } from "./projected-attention.ts";
 import type { AttentionWeights, LayerWeights, ModelWeights } from "./weights.ts";
 
+/** How activations, the numbers that layers compute and pass on, may be stored. The arithmetic is that of f32. */
+export type ActivationDType = "f32" | "f16";
+
+/** Both of them. */
+export const activationDTypes: readonly ActivationDType[] = ["f32", "f16"];
+
 /** Choices of one forward pass. */
 export interface ForwardOptions {
   /** Logits of the last position only (the default, for generation) or of all. */
@@ -22,8 +28,8 @@ export interface ForwardOptions {
   /** Forces one form of latent attention; the cheaper one is taken when absent. */
   readonly latentForm?: LatentForm | undefined;
   /**
-   * Sees the residual stream `[T, hidden]`: entering layer `index`, and leaving the last one with `index = layers`.
-   * The tensor is freed after the call: read it through `keep` or a copy.
+   * Sees the residual stream `[T, hidden]`, in the dtype of the activations: entering layer `index`, and leaving the last
+   * one with `index = layers`. The tensor is freed after the call: read it through `keep` or a copy.
    */
   readonly onHidden?: ((index: number, hidden: Tensor) => void) | undefined;
 }
@@ -35,21 +41,24 @@ export interface ForwardOptions {
  * @param weights - The weights.
  * @param config - The model.
  * @param cache - The sequence so far; T positions are appended.
+ * @param activations - How activations are stored.
  * @param options - Which logits.
- * @returns Logits `[T, vocab]`, or `[1, vocab]` for the last position.
+ * @returns Logits `[T, vocab]`, or `[1, vocab]` for the last position, f32.
  */
 export function forward(
   ids: Tensor,
   weights: ModelWeights<Tensor>,
   config: ModelConfig,
   cache: KeyValueCache,
+  activations: ActivationDType,
   options: ForwardOptions = {},
 ): Tensor {
   const T = ids.shape[0]!;
   cache.enter(T);
   const logits = scope(() => {
-    // The residual stream is f32, whatever the weights are.
-    let x = affine(asFloat32(gather(weights.embeddings, ids)), config.embeddingScale);
+    // The dtype of the residual stream is that of all that layers make of it, whatever the weights are.
+    const rows = inDType(gather(weights.embeddings, ids), "f32");
+    let x = inDType(affine(rows, config.embeddingScale), activations);
     weights.layers.forEach((layer, index) => {
       options.onHidden?.(index, x);
       const before = x;
@@ -58,7 +67,10 @@ export function forward(
     });
     options.onHidden?.(config.layers, x);
     const last = options.logits === "all" ? x : x.slice(0, T - 1, T);
-    const y = matmul(normalise(last, weights.norm, config), weights.head.transpose());
+    const y = matmul(
+      normalise(inDType(last, "f32"), weights.norm, config),
+      weights.head.transpose(),
+    );
     return config.logitCap === undefined
       ? y
       : affine(unary("tanh", y, 1 / config.logitCap), config.logitCap);

@@ -101,6 +101,15 @@ describe("convert and verify", () => {
     expect(stdout).toContain("not equal: the tolerance is 0.0001");
   });
 
+  test("a model with f16 activations is nearly itself", async () => {
+    const text = join(folder, "windows.json");
+    await writeFile(text, JSON.stringify({ windows: [[5, 6, 7, 8, 9, 10, 11, 12]] }));
+    const half = ["--activations", "f16", "--text", text, "--tolerance", "0.1", "--json"];
+    const { code, stdout } = await run("verify", bundledModel, bundledModel, ...half);
+    expect(code).toBe(0);
+    expect(json(stdout)["maxLogitDifference"]).toBeGreaterThan(0);
+  });
+
   test("a merged bf16 model keeps the weights of a bf16 source exactly", async () => {
     const { stdout } = await run(
       "convert",

@@ -9,7 +9,8 @@ import { convert } from "../../src/convert/convert.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { loadModel } from "../../src/load.ts";
 import { Model } from "../../src/model/model.ts";
-import { relativeError, SINGLE } from "../spec/errors.ts";
+import type { ActivationDType } from "../../src/model/transformer.ts";
+import { HALF, relativeError, SINGLE } from "../spec/errors.ts";
 
 const TEXT = "ROMEO:\nBut soft, what";
 
@@ -17,8 +18,12 @@ const TEXT = "ROMEO:\nBut soft, what";
 const TIMEOUT = 300_000;
 
 /** The bundled model, or a conversion of it. */
-async function make(backend: Backend, method: "original" | "factored" | "merged"): Promise<Model> {
-  const original = await loadModel(bundledModel, { backend });
+async function make(
+  backend: Backend,
+  method: "original" | "factored" | "merged",
+  activations?: ActivationDType,
+): Promise<Model> {
+  const original = await loadModel(bundledModel, { backend, activations });
   if (method === "original") return original;
   using source = original;
   return await convert(source, { method });
@@ -63,6 +68,19 @@ describe.skipIf(!hasAdapter)("the bundled model on WebGPU", () => {
       using actual = await make(direct, method);
       expect(relativeError(await logitsOf(actual), await logitsOf(expected))).toBeLessThan(SINGLE);
       expect(await continued(actual, TEXT, 12)).toEqual(await continued(expected, TEXT, 12));
+    },
+    TIMEOUT,
+  );
+
+  test.each(["original", "merged"] as const)(
+    "%s with f16 activations: nearly the logits, and the greedy text, of f32 on the CPU",
+    async (method) => {
+      using expected = await make(cpu, method);
+      for (const backend of [direct, cooperative]) {
+        using actual = await make(backend, method, "f16");
+        expect(relativeError(await logitsOf(actual), await logitsOf(expected))).toBeLessThan(HALF);
+        expect(await continued(actual, TEXT, 3)).toEqual(await continued(expected, TEXT, 3));
+      }
     },
     TIMEOUT,
   );

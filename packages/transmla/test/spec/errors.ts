@@ -23,5 +23,11 @@ export const EXACT = 1e-10;
 /** The same in f32, through a whole model. */
 export const SINGLE = 1e-4;
 
+/** Logits of the bundled model with f16 activations: many roundings of 2^-11 at most, which mostly cancel. */
+export const HALF: number = 2 ** -10;
+
+/** The same for random weights, whose logits are small beside the terms that they are sums of. */
+export const HALF_RANDOM: number = 2 ** -7;
+
 /** What a violated premise changes at least. */
 export const BROKEN = 1e-3;

@@ -15,13 +15,14 @@ export async function chat(
   {
     system,
     weights,
+    activations,
     kvDtype,
     ...flags
   }: SamplingFlags & StorageOptions & { readonly system?: string },
   context: CommandContext,
 ): Promise<void> {
   const { report, signal } = context;
-  using model = await openModel(path, context, weights);
+  using model = await openModel(path, context, { weights, activations });
   const { chatTemplate, tokenizer } = model.assets;
   if (!chatTemplate || !tokenizer) {
     fail(UnsupportedError, "chat", "the model has no chat template; use transmla generate", path);

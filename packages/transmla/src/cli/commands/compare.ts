@@ -37,7 +37,7 @@ export async function compareCommand(
   const rows: Row[] = [];
   // Two models at a time: the reference runs again for each, and memory does not grow with their number.
   for (const path of others) {
-    using other = await openModel(path, context, options.weights);
+    using other = await openModel(path, context, options);
     const progress = report.progress(`comparing ${path}`);
     const [found] = await compare(first, [other], windows, {
       signal,

@@ -11,7 +11,7 @@ export async function evaluateCommand(
   context: CommandContext,
 ): Promise<void> {
   const { report, signal } = context;
-  using model = await openModel(path, context, options.weights);
+  using model = await openModel(path, context, options);
   const { windows, from } = await readWindows(model, options);
   const progress = report.progress("evaluating");
   const result = await evaluate(model, windows, {

@@ -69,13 +69,14 @@ export async function generateCommand(
   {
     prompt,
     weights,
+    activations,
     kvDtype,
     ...flags
   }: SamplingFlags & StorageOptions & { readonly prompt: string },
   context: CommandContext,
 ): Promise<void> {
   const { report, signal, backend } = context;
-  using model = await openModel(path, context, weights);
+  using model = await openModel(path, context, { weights, activations });
   report.write(prompt);
   const options = { ...generateOptions(model, flags, signal), cacheDType: kvDtype };
   const result = await streamText(model, prompt, options, report);

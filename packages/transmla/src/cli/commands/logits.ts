@@ -20,7 +20,7 @@ export async function logits(
       options.tokens,
     );
   const ids = rows[0]!;
-  using model = await openModel(path, context, options.weights);
+  using model = await openModel(path, context, options);
   if (ids.length > model.config.contextLength) {
     fail(
       ArgumentError,

@@ -17,7 +17,7 @@ export async function verify(
 ): Promise<number> {
   const { report, signal } = context;
   using first = await openModel(a, context);
-  using second = await openModel(b, context, options.weights);
+  using second = await openModel(b, context, options);
   const { windows, from } = await readWindows(first, options);
   const progress = report.progress("comparing");
   const [result] = await compare(first, [second], windows, {

@@ -12,7 +12,7 @@ import {
 import type { HostTensor } from "../../../src/convert/host-tensor.ts";
 import type { HuggingFaceConfig } from "../../../src/model/config/model-config.ts";
 import { Model } from "../../../src/model/model.ts";
-import type { ForwardOptions } from "../../../src/model/transformer.ts";
+import type { ActivationDType, ForwardOptions } from "../../../src/model/transformer.ts";
 import type { Rows } from "../reference/attention.ts";
 import type { Tensors } from "../reference/deepseek.ts";
 import type { RopeParameters } from "../reference/rope.ts";
@@ -250,13 +250,17 @@ export async function converted(
   return { json: conversion.config, tensors: result, tokens };
 }
 
-/** The model on a backend, in f32; the caller disposes of it. */
-export function onBackend(backend: Backend, { json, tensors }: TinyModel): Model {
+/** The model on a backend, its weights in f32; the caller disposes of it. */
+export function onBackend(
+  backend: Backend,
+  { json, tensors }: TinyModel,
+  activations?: ActivationDType,
+): Model {
   const entries = [...tensors].map(([name, { data, shape }]) => {
     return [name, tensor(backend, Float32Array.from(data), shape)] as const;
   });
   const assets = { tokenizer: undefined, chatTemplate: undefined, endTokens: [], sampling: {} };
-  return new Model(backend, json, new Map(entries), assets);
+  return new Model(backend, json, new Map(entries), assets, activations);
 }
 
 /** Logits `[T, vocab]` of a sequence that passes the model in pieces. */
