@@ -34,7 +34,7 @@ const COPY_DST = 0x8;
 const STORAGE = 0x80;
 const MAP_READ = 0x1;
 
-/** Counts of {@link DeviceMemory}, in bytes as the device holds them. */
+/** Counts of the memory of a backend, in bytes as the device holds them. */
 export interface DeviceMemoryCount {
   /** In buffers that are in use. */
   readonly liveBytes: number;

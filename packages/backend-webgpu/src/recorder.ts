@@ -29,7 +29,7 @@ interface CopyOut {
   readonly length: number;
 }
 
-/** What a {@link Recorder} has done. */
+/** What a backend has done on its device. */
 export interface RecorderCount {
   /** Command buffers given to the device. */
   readonly submits: number;

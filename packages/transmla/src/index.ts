@@ -32,7 +32,12 @@ export type { LatentForm } from "./model/attention.ts";
 export type { RopeTables, SequenceTables } from "./model/rope.ts";
 
 export { convert, convertCheckpoint } from "./convert/convert.ts";
-export type { ConversionReport, ConvertOptions, Rounding } from "./convert/convert.ts";
+export type {
+  ConversionReport,
+  ConvertOptions,
+  Rounding,
+  StorageOptions,
+} from "./convert/convert.ts";
 export type { ConversionMethod } from "./convert/conversion.ts";
 export { chooseLatentSizes, latentSplits } from "./convert/latent/choose-sizes.ts";
 export type { ChooseLatentSizesOptions, LatentSizes } from "./convert/latent/choose-sizes.ts";
@@ -49,7 +54,9 @@ export type { LayerStore, StoredLayer } from "./convert/latent/layer-store.ts";
 export type { Calibration, LayerReport } from "./convert/latent/method.ts";
 export type { FactoredInit } from "./convert/factored.ts";
 export type { OutputDType } from "./convert/merged.ts";
-export type { CacheSizes, Target } from "./convert/targets.ts";
+export { targets, type CacheSizes, type Target } from "./convert/targets.ts";
+export type { HostTensor } from "./convert/host-tensor.ts";
+export type { GgufWritableType } from "./checkpoint/gguf/types.ts";
 
 export { compare, cutWindows, evaluate } from "./evaluate/evaluate.ts";
 export type { Comparison, Evaluation, EvaluationOptions } from "./evaluate/evaluate.ts";

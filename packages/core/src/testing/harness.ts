@@ -62,7 +62,7 @@ export function withShareOfRuns(part: number, declare: () => void): void {
  *
  * @param arbitrary - For which values.
  * @param expectFor - Throws where the property does not hold.
- * @param runs - How many values are tried, where {@link withShareOfRuns} does not make them fewer.
+ * @param runs - How many values are tried, where the share of runs does not make them fewer.
  */
 export function forAll<T>(
   arbitrary: fc.Arbitrary<T>,

@@ -15,6 +15,7 @@ export interface Series {
 
 /** A chart of lines over one pair of axes. */
 export interface Chart {
+  /** Written above it. */
   readonly title: string;
   /** What the horizontal axis measures. */
   readonly x: string;
@@ -22,6 +23,7 @@ export interface Chart {
   readonly y: string;
   /** Whether the vertical axis is logarithmic. */
   readonly logarithmic?: boolean;
+  /** The lines. */
   readonly series: readonly Series[];
 }
 

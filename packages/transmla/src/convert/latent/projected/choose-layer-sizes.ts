@@ -30,7 +30,9 @@ export interface ChooseLayerSizesOptions extends Omit<ProjectedRecipe, keyof Cac
 
 /** Widths of all layers, as a recipe takes them. */
 export interface LayerSizes {
+  /** The width of the rotated key of each layer. */
   readonly ropeDim: readonly number[];
+  /** The width of the latent of each layer. */
   readonly latentRank: readonly number[];
 }
 
