@@ -61,4 +61,8 @@ for (const name of positionals.length > 0 ? positionals : names) {
   });
   failed ||= child.status !== 0;
 }
+if (options.write) {
+  const root = join(import.meta.dirname, "..");
+  spawnSync("npx", ["oxfmt", "docs/performance.md"], { cwd: root, stdio: "inherit" });
+}
 process.exit(failed ? 1 : 0);
