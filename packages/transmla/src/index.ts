@@ -34,9 +34,9 @@ export type { RopeTables, SequenceTables } from "./model/rope.ts";
 export { convert, convertCheckpoint } from "./convert/convert.ts";
 export type {
   ConversionReport,
+  ConvertCheckpointOptions,
   ConvertOptions,
   Rounding,
-  StorageOptions,
 } from "./convert/convert.ts";
 export type { ConversionMethod } from "./convert/conversion.ts";
 export { chooseLatentSizes, latentSplits } from "./convert/latent/choose-sizes.ts";

@@ -104,14 +104,14 @@ function checkpointWeights(source: TensorSource): WeightReader {
   };
 }
 
-/** How {@link convertCheckpoint} stores its result. */
-export interface StorageOptions {
+/** Choices of {@link convertCheckpoint}. */
+export type ConvertCheckpointOptions = ConvertOptions & {
   /**
    * Writes one GGUF file for llama.cpp, `model.gguf`, in place of a folder, with matrices of this type and without regard
    * to `dtype`.
    */
   readonly gguf?: GgufWritableType | undefined;
-}
+};
 
 /**
  * Converts a checkpoint to another, one layer at a time: memory holds the attention of one layer or a piece of another
@@ -124,7 +124,7 @@ export interface StorageOptions {
 export async function convertCheckpoint(
   from: Folder,
   output: OutputFolder,
-  options: ConvertOptions & StorageOptions,
+  options: ConvertCheckpointOptions,
 ): Promise<ConversionReport> {
   let source: TensorSource | undefined;
   try {

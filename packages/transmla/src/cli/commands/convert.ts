@@ -3,9 +3,8 @@ import { ArgumentError, fail } from "@transmla/core";
 import { createOutputFile, createOutputFolder } from "../../checkpoint/disk.ts";
 import type { Folder } from "../../checkpoint/folder.ts";
 import type { ConversionMethod } from "../../convert/conversion.ts";
-import { convertCheckpoint, type StorageOptions } from "../../convert/convert.ts";
+import { convertCheckpoint, type ConvertCheckpointOptions } from "../../convert/convert.ts";
 import type { LayerReport } from "../../convert/latent/method.ts";
-import type { OutputDType } from "../../convert/merged.ts";
 import { asFolder, readConfig } from "../../load.ts";
 import { parseConfig } from "../../model/config/families.ts";
 import { cacheWidth } from "../../model/config/model-config.ts";
@@ -38,7 +37,7 @@ function storage({
   format,
   dtype,
   target,
-}: ConvertCommandOptions): StorageOptions & { dtype?: OutputDType } {
+}: ConvertCommandOptions): Pick<ConvertCheckpointOptions, "gguf" | "dtype"> {
   if (format === "gguf") {
     if (target === undefined || target === "llama.cpp") return { gguf: ggufTypes[dtype] };
     fail(ArgumentError, "--target", `${target} does not read GGUF files; they are for llama.cpp`);
