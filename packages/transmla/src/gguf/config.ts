@@ -1,12 +1,10 @@
 import { fail, FormatError, UnsupportedError } from "@transmla/core";
 
 import type { GgufHeader, GgufValue } from "../checkpoint/gguf/header.ts";
+import { LATENT_NORM_EPS } from "../model/attention.ts";
 import { Fields } from "../model/config/fields.ts";
 import type { HuggingFaceConfig } from "../model/config/model-config.ts";
 import { deepseek2, ggufArchitecture, type GgufArchitecture } from "./architectures.ts";
-
-/** The epsilon of the latent norms of DeepSeek in Transformers; llama.cpp takes that of the other norms. */
-const LATENT_NORM_EPS = 1e-6;
 
 /** Keys whose meaning has a name in `config.json`, where it is refused or read. */
 const renamed: Readonly<Record<string, string>> = {
@@ -133,6 +131,7 @@ function latentFields(fields: Fields, key: Key): HuggingFaceConfig {
     fields.refuse(key("leading_dense_block_count"), problem);
   }
   const eps = key("attention.layer_norm_rms_epsilon");
+  // llama.cpp takes the epsilon of the other norms for the latent ones too.
   if (fields.positive(eps) !== LATENT_NORM_EPS) {
     fields.refuse(eps, `is not ${LATENT_NORM_EPS}, that of the latent norms of DeepSeek`);
   }

@@ -29,7 +29,7 @@ import type {
 // Shapes: T new tokens, S all tokens that are seen, H query heads, G key heads, D head width, R latent width.
 
 /** The norms inside latent attention use this epsilon in Transformers, whatever `rms_norm_eps` is. */
-const LATENT_NORM_EPS = 1e-6;
+export const LATENT_NORM_EPS = 1e-6;
 
 /** How latent attention is computed: in the latent space, or on keys and values expanded for each head. */
 export type LatentForm = "absorbed" | "expanded";

@@ -74,3 +74,12 @@ export function gram(a: Tensor, b: Tensor): Tensor {
 export function accumulate(into: Float64Array, terms: ArrayLike<number>): void {
   for (let i = 0; i < into.length; i++) into[i]! += terms[i]!;
 }
+
+/**
+ * The sum of numbers, in f64.
+ *
+ * @param values - The numbers.
+ */
+export function total(values: Float32Array): number {
+  return values.reduce((sum, value) => sum + value, 0);
+}

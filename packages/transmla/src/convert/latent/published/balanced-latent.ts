@@ -1,13 +1,11 @@
-import { eigh, matrix, multiply, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
+import { matrix, multiply, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
-import { rowsOf } from "../algebra/matrices.ts";
+import { rowsOf, weightedSum } from "../algebra/matrices.ts";
+import { principalComponents } from "../algebra/principal-components.ts";
 import type { JointLatent } from "../steps/joint-latent.ts";
 
 // Balanced joint PCA of keys without rotation and values (arXiv 2502.07864, section 4.3): principal components of
 // [keys / alpha ; values], alpha such that both have the same mean RMS, as keys are usually much larger.
-
-/** Coordinates of the latent are divided by the root of at least this part of the largest eigenvalue. */
-const WHITENING_FLOOR = 1e-12;
 
 /**
  * The factor alpha: the mean over channels of the RMS of the keys, over that of the values.
@@ -68,25 +66,13 @@ export function balancedLatent(
     ...options,
     transposeB: true,
   });
-  const { values, vectors } = eigh(covariance, options);
-
-  const encode = matrix(rank, map.rows);
-  const keys = matrix(rest.rows, rank);
-  const decodeValues = matrix(half, rank);
-  for (let j = 0; j < rank; j++) {
-    const scale = Math.sqrt(Math.max(values[j]!, WHITENING_FLOOR * values[0]!));
-    for (let i = 0; i < map.rows; i++) {
-      const component = vectors.data[i * map.rows + j]!;
-      encode.data[j * map.rows + i] = component / scale;
-      if (i < rest.rows) keys.data[i * rank + j] = alpha * component * scale;
-      else decodeValues.data[(i - rest.rows) * rank + j] = component * scale;
-    }
-  }
+  const { encode, decode, eigenvalues } = principalComponents(covariance, rank, true, options);
+  const keys = weightedSum([[alpha, rowsOf(decode, 0, rest.rows)]]);
   return {
     encode: multiply(encode, map, options),
     decodeKeys: multiply(rest, keys, { ...options, transposeA: true }),
-    decodeValues,
-    eigenvalues: values,
+    decodeValues: rowsOf(decode, rest.rows, decode.rows),
+    eigenvalues,
   };
 }
 

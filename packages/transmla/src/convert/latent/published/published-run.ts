@@ -13,7 +13,7 @@ import { matrix, type Matrix } from "@transmla/core/linalg";
 
 import type { GroupedAttention, ModelConfig } from "../../../model/config/model-config.ts";
 import { unitPhases } from "../algebra/complex-pairs.ts";
-import { accumulate, gram, readOut } from "../algebra/device.ts";
+import { accumulate, gram, readOut, total } from "../algebra/device.ts";
 import { CalibrationStream } from "../calibration-stream.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "../latent-layer.ts";
 import {
@@ -227,5 +227,3 @@ async function relativeError(
   }
   return residual / power;
 }
-
-const total = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0);

@@ -1,5 +1,4 @@
 import {
-  eigh,
   identity,
   matrix,
   multiply,
@@ -10,6 +9,7 @@ import {
 
 import { multiplyPairs, type ComplexVector } from "../algebra/complex-pairs.ts";
 import { multiplyBlocks, rowsOf, symmetricPower, weightedSum } from "../algebra/matrices.ts";
+import { principalComponents } from "../algebra/principal-components.ts";
 import type { SourceAttention } from "../source-layer.ts";
 import { outputMetrics, type Moments } from "./moments.ts";
 import type { Slots } from "./slots.ts";
@@ -20,9 +20,6 @@ import type { Slots } from "./slots.ts";
 
 /** Eigenvalues of a metric are at least this part of the largest. */
 const METRIC_FLOOR = 1e-6;
-
-/** Coordinates of the latent are divided by the root of at least this part of the largest eigenvalue. */
-const WHITENING_FLOOR = 1e-12;
 
 /** The shared latent of keys and values. */
 export interface JointLatent {
@@ -82,26 +79,16 @@ export function jointLatent(
   // (root remove) covariance (root remove)ᵀ, each factor applied to rows.
   const apply = (a: Matrix): Matrix =>
     multiplyBlocks(roots, removeSlots(slots, a, options), options);
-  const { values, vectors } = eigh(apply(transpose(apply(covariance))), options);
-
   const width = covariance.rows;
-  const encode = matrix(rank, width);
-  const decode = matrix(width, rank);
-  for (let j = 0; j < rank; j++) {
-    const scale = whiten ? Math.sqrt(Math.max(values[j]!, WHITENING_FLOOR * values[0]!)) : 1;
-    for (let i = 0; i < width; i++) {
-      const component = vectors.data[i * width + j]!;
-      encode.data[j * width + i] = component / scale;
-      decode.data[i * rank + j] = component * scale;
-    }
-  }
+  const projected = apply(transpose(apply(covariance)));
+  const { encode, decode, eigenvalues } = principalComponents(projected, rank, whiten, options);
   const decoded = multiplyBlocks(inverses, decode, options);
   const inMetric = transpose(multiplyBlocks(roots, transpose(encode), options)); // encode blockdiag(roots)
   return {
     encode: removeSlotsOnRight(slots, inMetric, options),
     decodeKeys: rowsOf(decoded, 0, width / 2),
     decodeValues: rowsOf(decoded, width / 2, width),
-    eigenvalues: values,
+    eigenvalues,
   };
 }
 

@@ -2,7 +2,7 @@ import { matmul, mul, sub, sum, type Tensor } from "@transmla/core";
 import { matrix, multiply, solve, transpose, type LinalgOptions } from "@transmla/core/linalg";
 import type { Matrix } from "@transmla/core/linalg";
 
-import { accumulate, gram, readOut } from "../algebra/device.ts";
+import { accumulate, gram, readOut, total } from "../algebra/device.ts";
 import { addToDiagonal, innerProduct, meanDiagonal, weightedSum } from "../algebra/matrices.ts";
 
 /** The output matrix after its refit, and what it has brought. */
@@ -90,8 +90,4 @@ export class OutputFit {
       error: Math.max(this.#residual - removed, 0) / this.#power,
     };
   }
-}
-
-function total(values: Float32Array): number {
-  return values.reduce((sum, value) => sum + value, 0);
 }

@@ -11,7 +11,6 @@ import {
   type Tensor,
 } from "@transmla/core";
 import {
-  eigh,
   matrix,
   multiply,
   transpose,
@@ -21,6 +20,7 @@ import {
 
 import { accumulate, gram, owned, readOut } from "../algebra/device.ts";
 import { multiplyBlocks, symmetricPower } from "../algebra/matrices.ts";
+import { principalComponents } from "../algebra/principal-components.ts";
 import {
   project,
   rotationTables,
@@ -39,9 +39,6 @@ const QUERIES = 64;
 
 /** Eigenvalues of a metric are at least this part of the largest. */
 const METRIC_FLOOR = 1e-6;
-
-/** Coordinates are divided by the root of at least this part of the largest eigenvalue. */
-const WHITENING_FLOOR = 1e-12;
 
 /** A query projection as a product of two: `up down`. */
 export interface QueryFactors {
@@ -77,18 +74,8 @@ export function factorQueries(
       : a;
   const measured = inMetric(0.5, q); // [H d, D]
   const covariance = multiply(multiply(measured, inputs, options), transpose(measured), options);
-  const { values, vectors } = eigh(covariance, options);
-  const read = matrix(rank, q.rows);
-  const rebuild = matrix(q.rows, rank);
-  for (let j = 0; j < rank; j++) {
-    const scale = Math.sqrt(Math.max(values[j]!, WHITENING_FLOOR * values[0]!));
-    for (let i = 0; i < q.rows; i++) {
-      const component = vectors.data[i * q.rows + j]!;
-      read.data[j * q.rows + i] = component / scale;
-      rebuild.data[i * rank + j] = component * scale;
-    }
-  }
-  return { down: multiply(read, measured, options), up: inMetric(-0.5, rebuild) };
+  const { encode, decode } = principalComponents(covariance, rank, true, options);
+  return { down: multiply(encode, measured, options), up: inMetric(-0.5, decode) };
 }
 
 /**
