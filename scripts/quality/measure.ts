@@ -19,7 +19,7 @@ import {
   type Results,
   type Setting,
 } from "./results.ts";
-import type { Texts, Windows } from "./texts.ts";
+import type { Texts } from "./texts.ts";
 
 /** Measures conversions of a model; what has been measured before is read from a file. */
 export class Measuring {
@@ -67,7 +67,7 @@ export class Measuring {
     if (!this.#held || !sameSetting(this.#held.setting, setting)) {
       this[Symbol.dispose]();
       const start = performance.now();
-      const method = await methodOf(this.#model, setting, this.#texts.calibration);
+      const method = await methodOf(this.#model, setting, this.#texts);
       const model = await convert(this.#model, method);
       seconds = Math.round((performance.now() - start) / 1000);
       this.#held = { setting, model };
@@ -120,10 +120,10 @@ const ingredients = {
 async function methodOf(
   model: Model,
   { recipe, cache, ropeDim, fold, components, without }: Setting,
-  calibration: Windows,
+  { calibration, selection }: Texts,
 ): Promise<ConversionMethod> {
   if (recipe === "own") {
-    const sizes = await chooseLayerSizes(model, { cache, calibration });
+    const sizes = await chooseLayerSizes(model, { cache, calibration, selection });
     return { method: "latent", target: "own", ...sizes, calibration };
   }
   const sizes = { ropeDim: ropeDim!, latentRank: cache - ropeDim! };

@@ -80,15 +80,15 @@ export async function latentConversion(
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
   const { json, config } = await readConfig(folder);
   const ingredients = { method: "latent", recipe, fold, components, queryRank, target } as const;
-  const split = sizes || target === "own" ? undefined : heldOutWindows(windows);
+  const split = sizes ? undefined : heldOutWindows(windows);
   const asked = { ...ingredients, cache, ...sizes };
   const work = await WorkFolder.open(`${to}.partial`, { from: path, json, asked, windows });
   if (work.layers > 0) {
     context.report.remark(`${work.layers} of ${config.layers} layers were converted before`);
   }
   const chosen = await work.note("sizes", async () => {
-    if (sizes) return sizes;
-    if (!split) return chooseForOwn(loaded!, cache!, windows, context);
+    if (!split) return sizes!;
+    if (target === "own") return chooseForOwn(loaded!, cache!, split, context);
     const best = await chooseSizes(loaded!, { recipe, target, cache: cache! }, split, context);
     const { layers, meanKl: _, ...found } = best;
     const asTried =
@@ -134,7 +134,7 @@ async function givenSizes(
 async function chooseForOwn(
   model: Model,
   cache: number,
-  calibration: readonly (readonly number[])[],
+  windows: SplitWindows,
   { report, signal }: CommandContext,
 ): Promise<LayerSizes> {
   const total = model.config.layers;
@@ -142,7 +142,7 @@ async function chooseForOwn(
   let done = 0;
   const sizes = await chooseLayerSizes(model, {
     cache,
-    calibration,
+    ...windows,
     signal,
     onLayer: () => progress({ done: ++done, total, unit: "layers" }),
   });

@@ -67,6 +67,7 @@ test("sizes are chosen for every layer", async () => {
   const { ropeDim, latentRank } = await chooseLayerSizes(source, {
     cache: 48,
     calibration: calibration.slice(0, 1),
+    selection: calibration.slice(1, 2),
     onLayer: (_, error) => errors.push(error),
   });
   expect(ropeDim.map((width, layer) => width + latentRank[layer]!)).toEqual(

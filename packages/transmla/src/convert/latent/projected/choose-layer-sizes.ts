@@ -1,4 +1,4 @@
-import { ArgumentError, fail, scope } from "@transmla/core";
+import { ArgumentError, fail } from "@transmla/core";
 
 import type { Model } from "../../../model/model.ts";
 import { groupedSource } from "../../conversion.ts";
@@ -6,22 +6,18 @@ import { range } from "../../host-tensor.ts";
 import { modelWeights } from "../../model-weights.ts";
 import type { CacheSizes } from "../../targets.ts";
 import { LatentRun, type VisitedLayer } from "../latent-run.ts";
-import { project } from "../source-layer.ts";
 import { SourceLayers } from "../source-layers.ts";
-import { OutputFit } from "../steps/output-refit.ts";
-import { closedForm } from "./convert-projected.ts";
-import { completeProjected, type CompleteProjected, type ProjectedRecipe } from "./recipe.ts";
-import { uploadProjected } from "./run-layer.ts";
-
-/** Windows that a split of a layer is judged by: the closed form has too few unknowns to fit their noise. */
-const JUDGED_WINDOWS = 4;
+import { closedForm, outputFit } from "./convert-projected.ts";
+import { completeProjected, type ProjectedRecipe } from "./recipe.ts";
 
 /** What {@link chooseLayerSizes} needs. */
 export interface ChooseLayerSizesOptions extends Omit<ProjectedRecipe, keyof CacheSizes> {
   /** Numbers per token and layer: d_r + r. */
   readonly cache: number;
-  /** Windows of token ids. */
+  /** Windows of token ids that splits are calibrated on. */
   readonly calibration: readonly (readonly number[])[];
+  /** Windows that they are judged by; no part of `calibration`, or the choice favours what fits noise. */
+  readonly selection: readonly (readonly number[])[];
   /** Called after each layer. */
   readonly onLayer?: ((sizes: CacheSizes, error: number) => void) | undefined;
   /** Stops between layers. */
@@ -49,7 +45,7 @@ export async function chooseLayerSizes(
 ): Promise<LayerSizes> {
   const source = groupedSource(model.huggingFaceConfig, modelWeights(model));
   const { backend } = model;
-  const { cache, calibration, onLayer, signal } = options;
+  const { cache, calibration, selection, onLayer, signal } = options;
   const { config, attention, weights } = source;
   const recipe = completeProjected({ ...options, ropeDim: 0, latentRank: 1 }, config, attention);
   const { kvHeads, headDim } = attention;
@@ -62,46 +58,39 @@ export async function chooseLayerSizes(
   const widths = range(0, Math.floor(Math.min(cache - 1, half) / step) + 1).map((i) => i * step);
   let start = Math.min(Math.round(headDim / 2 / step), widths.length - 1);
   const layers = new SourceLayers(config, attention, weights);
-  using run = new LatentRun(
+  const firstKey = recipe.exactFirst ? 1 : 0;
+  let judge: VisitedLayer;
+  using calibrating = new LatentRun(
     config,
     layers,
-    { backend, windows: calibration, firstKey: recipe.exactFirst ? 1 : 0 },
+    { backend, windows: calibration, firstKey },
     async (layer) => {
       const best = await lowest(widths.length, start, async (at) => {
         const sizes = { ropeDim: widths[at]!, latentRank: cache - widths[at]! };
-        return splitError(layer, sizes, recipe);
+        const { layer: closed } = await closedForm(layer, sizes, recipe);
+        return (await outputFit(closed, judge)).unchanged(judge.source.o).error;
       });
       start = best.at;
       return { ropeDim: widths[best.at]!, error: best.value };
     },
   );
+  using judging = new LatentRun(
+    config,
+    layers,
+    { backend, windows: selection, firstKey },
+    async (layer) => {
+      judge = layer;
+      return calibrating.convert(layer.index);
+    },
+  );
   const ropeDim: number[] = [];
   while (ropeDim.length < config.layers) {
     signal?.throwIfAborted();
-    const found = await run.convert(ropeDim.length);
+    const found = await judging.convert(ropeDim.length);
     ropeDim.push(found.ropeDim);
     onLayer?.({ ropeDim: found.ropeDim, latentRank: cache - found.ropeDim }, found.error);
   }
   return { ropeDim, latentRank: ropeDim.map((width) => cache - width) };
-}
-
-/** The error of a layer in closed form, over a few windows. */
-async function splitError(
-  layer: VisitedLayer,
-  sizes: CacheSizes,
-  recipe: CompleteProjected,
-): Promise<number> {
-  const { source, inputs, calibrated } = layer;
-  const { layer: closed } = await closedForm(layer, sizes, recipe);
-  const fit = new OutputFit(source.o.cols, source.o.rows);
-  using runnable = uploadProjected(inputs.backend, closed, source, calibrated.tensors);
-  const every = Math.max(1, Math.floor(inputs.windows / JUDGED_WINDOWS));
-  for (let window = 0; window < inputs.windows; window += every) {
-    using x = inputs.at(window);
-    using heads = scope(() => runnable.heads(project(x, calibrated.tensors, source.attention)));
-    await fit.add(heads, calibrated.outputs[window]!, calibrated.tensors.o);
-  }
-  return fit.unchanged(source.o).error;
 }
 
 /** Walks downhill from a start; values fall to one minimum and rise behind it. */

@@ -57,18 +57,33 @@ export async function convertProjected(
     using squares = await LogitSquares.over(source, calibrated.tensors, features, width, inputs);
     layer = { ...layer, maps: await refitMaps(layer.maps, moments.queries, squares, linalg) };
   }
-  const fit = new OutputFit(source.o.cols, source.o.rows);
-  using runnable = uploadProjected(inputs.backend, layer, source, calibrated.tensors);
-  for (let window = 0; window < inputs.windows; window++) {
-    using x = inputs.at(window);
-    using heads = scope(() => runnable.heads(project(x, calibrated.tensors, source.attention)));
-    await fit.add(heads, calibrated.outputs[window]!, calibrated.tensors.o);
-  }
+  const fit = await outputFit(layer, visited);
   const { output, errorBefore, error } =
     recipe.outputRidge === "none"
       ? fit.unchanged(source.o)
       : fit.finish(source.o, recipe.outputRidge, linalg);
   return { layer: { ...layer, output }, latent, errorBefore, error };
+}
+
+/**
+ * What is needed to judge a layer, and to refit its output matrix, over all windows.
+ *
+ * @param layer - The layer.
+ * @param visited - The original, and the windows.
+ */
+export async function outputFit(
+  layer: ProjectedMatrices,
+  { source, inputs, calibrated }: VisitedLayer,
+): Promise<OutputFit> {
+  const { tensors, outputs } = calibrated;
+  const fit = new OutputFit(source.o.cols, source.o.rows);
+  using runnable = uploadProjected(inputs.backend, layer, source, tensors);
+  for (let window = 0; window < inputs.windows; window++) {
+    using x = inputs.at(window);
+    using heads = scope(() => runnable.heads(project(x, tensors, source.attention)));
+    await fit.add(heads, outputs[window]!, tensors.o);
+  }
+  return fit;
 }
 
 /**
