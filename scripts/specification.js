@@ -103,7 +103,8 @@ is needed: without it, every input that the test draws breaks the statement.
 H query heads, g key and value heads, d head width, D hidden size, rep = H / g. Latent attention has a latent of width r, a
 rope key of width d_r, and heads of d_n numbers without RoPE and d_v values. S is the 0/1 matrix that repeats each kv head rep
 times. The f64 statements hold against an [independent implementation](../${folder}/reference/attention.ts) in plain loops; those
-about models run on every backend that is present.
+about models run on every backend that is present, on the CPU with relaxed instructions, without them, with two threads, and
+without WebAssembly.
 
 This file is generated: \`npm run specification\`.
 `;

@@ -62,8 +62,8 @@ const stored = fc.constantFrom<DType>("f32", "f16", "bf16", "q8", "q4");
 
 describe.each(Object.entries(modes))("products: %s", (_, mode) => {
   let backend: Backend;
-  beforeAll(() => {
-    backend = backendIn(mode);
+  beforeAll(async () => {
+    backend = await backendIn(mode);
   });
   afterAll(() => {
     expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 });
@@ -117,7 +117,7 @@ describe.each(Object.entries(modes))("products: %s", (_, mode) => {
   });
 
   test("a scratch that makes the memory grow", async () => {
-    const fresh = backendIn(mode);
+    const fresh = await backendIn(mode);
     await checkProduct(fresh, matrix(64, 300, "bf16", 1), matrix(300, 64, "bf16", 2));
     fresh.dispose();
   });

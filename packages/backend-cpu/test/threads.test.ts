@@ -4,7 +4,6 @@ import type { Worker } from "node:worker_threads";
 import {
   add,
   ArgumentError,
-  BackendError,
   gatedActivation,
   matmul,
   rmsNorm,
@@ -16,15 +15,14 @@ import {
   type DType,
   type Tensor,
 } from "@transmla/core";
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 
 import { backendOn } from "../src/backend.ts";
 import { cpuBackend } from "../src/index.ts";
 import { Memory, type KernelOptions } from "../src/memory.ts";
-import { emit, kernelNames, type KernelName } from "../src/simd/kernels.ts";
-import { Pool, type Job } from "../src/threads/pool.ts";
+import { Pool } from "../src/threads/pool.ts";
 import { defaultThreads } from "../src/threads/start.ts";
-import { webAssembly } from "../src/webassembly.ts";
+import { untilShared } from "./modes.ts";
 
 /** Everything that can be divided is. */
 const always = { awake: 1, asleep: 1 };
@@ -33,278 +31,172 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-/** Repeats something until a worker has done a share of it: the first ones are taken back while it starts. */
-async function untilShared(run: () => void): Promise<void> {
-  const collect = vi.spyOn(Pool.prototype, "collect");
-  for (const start = performance.now(); performance.now() - start < 20_000;) {
-    run();
-    if (collect.mock.results.some(({ value }) => value === true)) return;
-    await new Promise((resolve) => setTimeout(resolve, 1));
+/** Values of no pattern. */
+const values = (length: number, seed: number): Float32Array => {
+  return Float32Array.from({ length }, (_, i) => Math.sin(i * 12.9898 + seed) * 3);
+};
+
+/** Sizes beyond tiles and blocks, and not multiples of them. */
+const operations: Readonly<Record<string, (backend: Backend) => Tensor>> = {
+  "matmul by columns": (on) => product(on, 37, 601, 263),
+  "matmul by rows": (on) => product(on, 401, 67, 33),
+  "matmul of bf16": (on) => product(on, 30, 530, 130, "bf16"),
+  "matmul of one row": (on) => product(on, 1, 301, 700),
+  "matmul of three rows by columns": (on) => product(on, 3, 301, 700, "bf16", true),
+  "matmul of one row by q8": (on) => product(on, 1, 320, 700, "q8", true),
+  "matmul of many rows by q4": (on) => product(on, 33, 320, 700, "q4", true),
+  "matmul of one column": (on) => product(on, 700, 301, 1, "f32", true),
+  add: (on) => add(tensor(on, values(7001, 1), [7001]), tensor(on, values(7001, 2), [7001])),
+  gatedActivation: (on) => {
+    const [gate, up] = [1, 2].map((seed) => tensor(on, values(7001, seed), [7001]));
+    return gatedActivation(gate!, up!, "silu");
+  },
+  softmax: (on) => softmax(tensor(on, values(131 * 77, 1), [131, 77])),
+  "softmax of a view": (on) => softmax(tensor(on, values(131 * 77, 1), [131, 77]).slice(1, 3, 70)),
+  rmsNorm: (on) => {
+    const x = tensor(on, values(131 * 77, 1), [131, 77]);
+    return rmsNorm(x, tensor(on, values(77, 2), [77]), { eps: 1e-5, offset: 0 });
+  },
+};
+
+function product(
+  on: Backend,
+  m: number,
+  k: number,
+  n: number,
+  dtype: DType = "f32",
+  byColumn = false,
+): Tensor {
+  const a = tensor(on, values(m * k, 1), [m, k]);
+  const stored = tensor(on, values(k * n, 2), byColumn ? [n, k] : [k, n], dtype);
+  return matmul(a, byColumn ? stored.transpose() : stored);
+}
+
+for (const deterministic of [false, true]) {
+  const name = deterministic ? "deterministic" : "relaxed";
+  test.each(Object.entries(operations))(`%s, ${name}: the same bits`, async (_, operation) => {
+    const results: Float32Array[] = [];
+    for (const threads of [1, 2, 3]) {
+      const mode: KernelOptions = { deterministic, threads, worth: always };
+      const backend = backendOn(new Memory(2 ** 32, mode));
+      const read = async (): Promise<Float32Array> => {
+        using result = scope(() => operation(backend));
+        return result.read();
+      };
+      if (threads > 1) await untilShared(() => scope(() => operation(backend)).dispose());
+      vi.restoreAllMocks();
+      results.push(await read());
+      expect(backend.memory().buffers).toBe(0);
+      backend.dispose();
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+  });
+}
+
+test("factorisations: the same bits", async () => {
+  const factors: Float32Array[][] = [];
+  for (const threads of [1, 2, 3]) {
+    const backend = backendOn(new Memory(2 ** 32, { threads, worth: always }));
+    const a = tensor(backend, values(150 * 110, 4), [150, 110]);
+    if (threads > 1) await untilShared(() => scope(() => product(backend, 37, 601, 263)).dispose());
+    const { u, s, v } = await svd(a);
+    factors.push(await Promise.all([u, s, v].map((factor) => factor.read())));
+    backend.dispose();
+    vi.restoreAllMocks();
   }
-  expect.unreachable("no worker took part");
-}
-
-/** A pool over a memory of one page, and where the results of its jobs are seen. */
-function makePool(): { pool: Pool; floats: Float32Array } {
-  const shared = new webAssembly.Memory({ initial: 1, maximum: 1, shared: true });
-  const limits = { shared: true, maximum: 65_536 };
-  const memory = {
-    shared,
-    reserve: (size: number) => ({ offset: 32_768, size }),
-    release: () => undefined,
-  };
-  const pool = new Pool(memory, (kernel) => {
-    return emit(kernelNames[kernel]!, { relaxed: false, memory: limits });
-  });
-  return { pool, floats: new Float32Array(shared.buffer, 0, 8) };
-}
-
-function job(kernel: KernelName, ...arguments_: readonly number[]): Job {
-  const index = kernelNames.indexOf(kernel);
-  return { numbers: [index, arguments_.length, ...arguments_], kernels: new Set([index]) };
-}
-
-/** Posts a job until the worker has done it. */
-async function done(pool: Pool, index: number, posted: Job): Promise<void> {
-  await untilShared(() => {
-    pool.post(index, posted);
-    const waited = performance.now();
-    while (performance.now() - waited < 1); // or the job would be taken back before the worker sees it
-    pool.collect(index);
-  });
-}
-
-describe("a pool of workers", () => {
-  test("runs jobs, each by the worker it was given to", async () => {
-    const { pool, floats } = makePool();
-    floats.fill(1);
-    await done(pool, 0, job("scale", 0, 4, 3));
-    vi.restoreAllMocks();
-    await done(pool, 1, job("scale", 16, 4, 5));
-    pool.requireHealth();
-    expect([...floats]).toEqual([3, 3, 3, 3, 5, 5, 5, 5]);
-    pool.dispose();
-  });
-
-  test("takes a job back that no worker has begun", () => {
-    const { pool, floats } = makePool();
-    floats.fill(1);
-    pool.post(0, job("scale", 0, 4, 3)); // the worker has not started yet
-    expect(pool.collect(0)).toBe(false);
-    expect([...floats]).toEqual(Array(8).fill(1));
-    pool.dispose();
-  });
-
-  test("goes on when a worker has slept", async () => {
-    const { pool, floats } = makePool();
-    floats.fill(1);
-    await done(pool, 0, job("scale", 0, 1, 2));
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    expect(pool.isAwake(0)).toBe(false);
-    vi.restoreAllMocks();
-    await done(pool, 0, job("scale", 4, 1, 2));
-    expect([...floats.subarray(0, 2)]).toEqual([2, 2]);
-    pool.dispose();
-  });
-
-  test("a job that traps is an error of the next use, and of all later ones", async () => {
-    const { pool } = makePool();
-    await done(pool, 0, job("scale", 65_536, 4, 3));
-    const failed = new BackendError(
-      "threads: a worker failed: RuntimeError: memory access out of bounds; results may be lost: make a new backend",
-    );
-    expect(() => pool.requireHealth()).toThrow(failed);
-    expect(() => pool.post(0, job("scale", 0, 4, 3))).toThrow(failed);
-    pool.dispose();
-  });
-
-  test("a worker that ends is an error of the next use", async () => {
-    const workers: Worker[] = [];
-    const listen = (worker: Worker): void => void workers.push(worker);
-    process.on("worker", listen);
-    const { pool } = makePool();
-    await done(pool, 0, job("scale", 0, 1, 1));
-    process.off("worker", listen);
-    expect(workers).toHaveLength(1);
-    await workers[0]!.terminate();
-    expect(() => pool.post(0, job("scale", 0, 1, 1))).toThrow(
-      new BackendError(
-        "threads: a worker failed: it exited with code 1; results may be lost: make a new backend",
-      ),
-    );
-    pool.dispose();
-  });
+  expect(factors[1]).toEqual(factors[0]);
+  expect(factors[2]).toEqual(factors[0]);
 });
 
-describe("a backend with threads", () => {
-  /** Values of no pattern. */
-  const values = (length: number, seed: number): Float32Array => {
-    return Float32Array.from({ length }, (_, i) => Math.sin(i * 12.9898 + seed) * 3);
-  };
-
-  /** Sizes beyond tiles and blocks, and not multiples of them. */
-  const operations: Readonly<Record<string, (backend: Backend) => Tensor>> = {
-    "matmul by columns": (on) => product(on, 37, 601, 263),
-    "matmul by rows": (on) => product(on, 401, 67, 33),
-    "matmul of bf16": (on) => product(on, 30, 530, 130, "bf16"),
-    "matmul of one row": (on) => product(on, 1, 301, 700),
-    "matmul of three rows by columns": (on) => product(on, 3, 301, 700, "bf16", true),
-    "matmul of one row by q8": (on) => product(on, 1, 320, 700, "q8", true),
-    "matmul of many rows by q4": (on) => product(on, 33, 320, 700, "q4", true),
-    "matmul of one column": (on) => product(on, 700, 301, 1, "f32", true),
-    add: (on) => add(tensor(on, values(7001, 1), [7001]), tensor(on, values(7001, 2), [7001])),
-    gatedActivation: (on) => {
-      const [gate, up] = [1, 2].map((seed) => tensor(on, values(7001, seed), [7001]));
-      return gatedActivation(gate!, up!, "silu");
-    },
-    softmax: (on) => softmax(tensor(on, values(131 * 77, 1), [131, 77])),
-    "softmax of a view": (on) =>
-      softmax(tensor(on, values(131 * 77, 1), [131, 77]).slice(1, 3, 70)),
-    rmsNorm: (on) => {
-      const x = tensor(on, values(131 * 77, 1), [131, 77]);
-      return rmsNorm(x, tensor(on, values(77, 2), [77]), { eps: 1e-5, offset: 0 });
-    },
-  };
-
-  function product(
-    on: Backend,
-    m: number,
-    k: number,
-    n: number,
-    dtype: DType = "f32",
-    byColumn = false,
-  ): Tensor {
-    const a = tensor(on, values(m * k, 1), [m, k]);
-    const stored = tensor(on, values(k * n, 2), byColumn ? [n, k] : [k, n], dtype);
-    return matmul(a, byColumn ? stored.transpose() : stored);
+test("a memory without room for jobs leaves all work to the caller", async () => {
+  const post = vi.spyOn(Pool.prototype, "post");
+  const [page, size] = [65_536, 64 * 64];
+  const results: Float32Array[] = [];
+  for (const threads of [1, 2]) {
+    const backend = backendOn(new Memory(page, { threads, worth: always }));
+    const x = tensor(backend, values(size, 1), [64, 64]);
+    const rest = page / 4 - 2 * size; // what is left is the result
+    tensor(backend, new Float32Array(rest), [rest]);
+    results.push(await softmax(x).read());
+    backend.dispose();
   }
+  expect(post).toHaveReturnedWith(false);
+  expect(results[1]).toEqual(results[0]);
+});
 
-  for (const deterministic of [false, true]) {
-    const name = deterministic ? "deterministic" : "relaxed";
-    test.each(Object.entries(operations))(`%s, ${name}: the same bits`, async (_, operation) => {
-      const results: Float32Array[] = [];
-      for (const threads of [1, 2, 3]) {
-        const mode: KernelOptions = { deterministic, threads, worth: always };
-        const backend = backendOn(new Memory(2 ** 32, mode));
-        const read = async (): Promise<Float32Array> => {
-          using result = scope(() => operation(backend));
-          return result.read();
-        };
-        if (threads > 1) await untilShared(() => scope(() => operation(backend)).dispose());
-        vi.restoreAllMocks();
-        results.push(await read());
-        expect(backend.memory().buffers).toBe(0);
-        backend.dispose();
-      }
-      expect(results[1]).toEqual(results[0]);
-      expect(results[2]).toEqual(results[0]);
-    });
+test("small work is not divided", () => {
+  const post = vi.spyOn(Pool.prototype, "post");
+  const backend = backendOn(new Memory(2 ** 32, { threads: 2 }));
+  scope(() => void product(backend, 16, 16, 16));
+  expect(post).not.toHaveBeenCalled();
+  scope(() => void product(backend, 256, 256, 256));
+  expect(post).toHaveBeenCalledOnce();
+  backend.dispose();
+});
+
+test("the memory may grow while workers use it", async () => {
+  const backend = backendOn(new Memory(2 ** 32, { threads: 2, worth: always }));
+  await untilShared(() => scope(() => product(backend, 37, 601, 263)).dispose());
+  const kept: Tensor[] = [];
+  let reference: Float32Array | undefined;
+  for (let i = 0; i < 30; i++) {
+    kept.push(tensor(backend, new Float32Array(2 ** 20).fill(i), [2 ** 20]));
+    using result = scope(() => product(backend, 37, 601, 263));
+    const read = await result.read();
+    reference ??= read;
+    expect(read).toEqual(reference);
   }
+  backend.dispose();
+});
 
-  test("factorisations: the same bits", async () => {
-    const factors: Float32Array[][] = [];
-    for (const threads of [1, 2, 3]) {
-      const backend = backendOn(new Memory(2 ** 32, { threads, worth: always }));
-      const a = tensor(backend, values(150 * 110, 4), [150, 110]);
-      if (threads > 1)
-        await untilShared(() => scope(() => product(backend, 37, 601, 263)).dispose());
-      const { u, s, v } = await svd(a);
-      factors.push(await Promise.all([u, s, v].map((factor) => factor.read())));
-      backend.dispose();
-      vi.restoreAllMocks();
-    }
-    expect(factors[1]).toEqual(factors[0]);
-    expect(factors[2]).toEqual(factors[0]);
-  });
+test("a number of threads that is none is refused", async () => {
+  for (const threads of [0, -1, 1.5, Number.NaN]) {
+    await expect(cpuBackend({ threads })).rejects.toEqual(
+      new ArgumentError(`cpuBackend: threads ${threads} is not a positive integer`),
+    );
+  }
+  expect(defaultThreads()).toBeGreaterThanOrEqual(1);
+  expect(defaultThreads()).toBeLessThanOrEqual(8);
+});
 
-  test("a memory without room for jobs leaves all work to the caller", async () => {
-    const post = vi.spyOn(Pool.prototype, "post");
-    const [page, size] = [65_536, 64 * 64];
-    const results: Float32Array[] = [];
-    for (const threads of [1, 2]) {
-      const backend = backendOn(new Memory(page, { threads, worth: always }));
-      const x = tensor(backend, values(size, 1), [64, 64]);
-      const rest = page / 4 - 2 * size; // what is left is the result
-      tensor(backend, new Float32Array(rest), [rest]);
-      results.push(await softmax(x).read());
-      backend.dispose();
-    }
-    expect(post).toHaveReturnedWith(false);
-    expect(results[1]).toEqual(results[0]);
-  });
+test("without shared memory there is one thread", async () => {
+  vi.stubGlobal("SharedArrayBuffer", undefined);
+  expect(defaultThreads()).toBe(1);
+  const memory = new Memory(2 ** 32, { threads: 4 });
+  vi.unstubAllGlobals();
+  expect(memory.simd!.threads).toBe(1);
+  expect(memory.f32.buffer).toBeInstanceOf(ArrayBuffer);
+  memory.dispose();
+});
 
-  test("small work is not divided", () => {
-    const post = vi.spyOn(Pool.prototype, "post");
-    const backend = backendOn(new Memory(2 ** 32, { threads: 2 }));
-    scope(() => void product(backend, 16, 16, 16));
-    expect(post).not.toHaveBeenCalled();
-    scope(() => void product(backend, 256, 256, 256));
-    expect(post).toHaveBeenCalledOnce();
-    backend.dispose();
-  });
+test("50 backends leave no thread behind", async () => {
+  const backend = backendOn(new Memory(2 ** 32, { threads: 2, worth: always }));
+  const use = (on: Backend): void => scope(() => product(on, 37, 601, 263)).dispose();
+  await untilShared(() => use(backend)); // what Node starts once is there now
+  backend.dispose();
+  const started: Worker[] = [];
+  const ended = new Set<Worker>();
+  const listen = (worker: Worker): void => {
+    started.push(worker);
+    worker.once("exit", () => ended.add(worker));
+  };
+  process.on("worker", listen);
+  for (let i = 0; i < 50; i++) {
+    const next = backendOn(new Memory(2 ** 32, { threads: 2, worth: always }));
+    use(next);
+    vi.restoreAllMocks();
+    if (i % 10 === 0) await untilShared(() => use(next));
+    next.dispose();
+  }
+  await vi.waitFor(() => expect(ended.size).toBe(50), 20_000);
+  process.off("worker", listen);
+  expect(started).toHaveLength(50);
+});
 
-  test("the memory may grow while workers use it", async () => {
-    const backend = backendOn(new Memory(2 ** 32, { threads: 2, worth: always }));
-    await untilShared(() => scope(() => product(backend, 37, 601, 263)).dispose());
-    const kept: Tensor[] = [];
-    let reference: Float32Array | undefined;
-    for (let i = 0; i < 30; i++) {
-      kept.push(tensor(backend, new Float32Array(2 ** 20).fill(i), [2 ** 20]));
-      using result = scope(() => product(backend, 37, 601, 263));
-      const read = await result.read();
-      reference ??= read;
-      expect(read).toEqual(reference);
-    }
-    backend.dispose();
-  });
-
-  test("a number of threads that is none is refused", async () => {
-    for (const threads of [0, -1, 1.5, Number.NaN]) {
-      await expect(cpuBackend({ threads })).rejects.toEqual(
-        new ArgumentError(`cpuBackend: threads ${threads} is not a positive integer`),
-      );
-    }
-    expect(defaultThreads()).toBeGreaterThanOrEqual(1);
-    expect(defaultThreads()).toBeLessThanOrEqual(8);
-  });
-
-  test("without shared memory there is one thread", async () => {
-    vi.stubGlobal("SharedArrayBuffer", undefined);
-    expect(defaultThreads()).toBe(1);
-    const memory = new Memory(2 ** 32, { threads: 4 });
-    vi.unstubAllGlobals();
-    expect(memory.simd!.threads).toBe(1);
-    expect(memory.f32.buffer).toBeInstanceOf(ArrayBuffer);
-    memory.dispose();
-  });
-
-  test("50 backends leave no thread behind", async () => {
-    const backend = backendOn(new Memory(2 ** 32, { threads: 2, worth: always }));
-    const use = (on: Backend): void => scope(() => product(on, 37, 601, 263)).dispose();
-    await untilShared(() => use(backend)); // what Node starts once is there now
-    backend.dispose();
-    const started: Worker[] = [];
-    const ended = new Set<Worker>();
-    const listen = (worker: Worker): void => {
-      started.push(worker);
-      worker.once("exit", () => ended.add(worker));
-    };
-    process.on("worker", listen);
-    for (let i = 0; i < 50; i++) {
-      const next = backendOn(new Memory(2 ** 32, { threads: 2, worth: always }));
-      use(next);
-      vi.restoreAllMocks();
-      if (i % 10 === 0) await untilShared(() => use(next));
-      next.dispose();
-    }
-    await vi.waitFor(() => expect(ended.size).toBe(50), 20_000);
-    process.off("worker", listen);
-    expect(started).toHaveLength(50);
-  });
-
-  // Node runs TypeScript from version 22.18 on.
-  test.skipIf(!process.features.typescript)("a process with threads exits by itself", () => {
-    const program = `
+// Node runs TypeScript from version 22.18 on.
+test.skipIf(!process.features.typescript)("a process with threads exits by itself", () => {
+  const program = `
       import { cpuBackend } from ${JSON.stringify(import.meta.resolve("../src/index.ts"))};
       import { matmul, tensor } from ${JSON.stringify(import.meta.resolve("@transmla/core"))};
       const backend = await cpuBackend({ threads: 2 });
@@ -313,12 +205,11 @@ describe("a backend with threads", () => {
       const y = matmul(x, x);
       console.log((await y.read())[0]);
     `;
-    const { stdout, status } = spawnSync(
-      process.execPath,
-      ["--conditions=source", "--no-warnings", "--input-type=module", "--eval", program],
-      { encoding: "utf8", timeout: 60_000 },
-    );
-    expect(stdout).toBe("512\n");
-    expect(status).toBe(0);
-  });
+  const { stdout, status } = spawnSync(
+    process.execPath,
+    ["--conditions=source", "--no-warnings", "--input-type=module", "--eval", program],
+    { encoding: "utf8", timeout: 60_000 },
+  );
+  expect(stdout).toBe("512\n");
+  expect(status).toBe(0);
 });

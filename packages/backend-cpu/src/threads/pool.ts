@@ -25,6 +25,9 @@ export interface Job {
 /** How often the caller looks whether a worker is done before it sleeps. */
 const PATIENCE = 10_000;
 
+/** How long the caller sleeps before it makes sure that the worker still runs, in milliseconds. */
+const LONG = 100;
+
 /** Whether this thread may sleep: the main thread of a page may not. */
 function canWait(): boolean {
   try {
@@ -89,11 +92,17 @@ export class Pool {
    * @returns Whether the job was done, or failed: see {@link requireHealth}.
    */
   collect(index: number): boolean {
-    const { control, known, posted } = this.#members[index]!;
+    const { worker, control, known, posted } = this.#members[index]!;
     const { state } = CONTROL;
     if (Atomics.compareExchange(control, state, POSTED, IDLE) === POSTED) return false;
     for (let looks = 0; Atomics.load(control, state) === RUNNING; looks++) {
-      if (looks > PATIENCE && this.#canWait) Atomics.wait(control, state, RUNNING);
+      if (looks <= PATIENCE || !this.#canWait) continue;
+      const gone =
+        Atomics.wait(control, state, RUNNING, LONG) === "timed-out" && !worker!.isAlive();
+      // It may have done the job before it ended.
+      if (gone && Atomics.compareExchange(control, state, RUNNING, IDLE) === RUNNING) {
+        this.#failure ??= "it ended during a job";
+      }
     }
     if (Atomics.load(control, state) === FAILED) {
       const text = control.subarray(CONTROL.error, CONTROL.error + control[CONTROL.errorLength]!);

@@ -5,6 +5,11 @@ import { serve, type WorkerData } from "./worker.ts";
 export interface StartedWorker {
   /** Ends it, whatever it does. */
   terminate(): void;
+  /**
+   * Whether it still runs, known without waiting for the event loop. In browsers it always seems to: what ends a worker there
+   * ends the page.
+   */
+  isAlive(): boolean;
 }
 
 /** Threads beyond this gain little: products of vectors wait for the memory, and each thread takes its own panels. */
@@ -17,19 +22,25 @@ interface WorkerThreads {
     options: {
       readonly eval: true;
       readonly execArgv: readonly string[];
-      readonly workerData: WorkerData;
+      readonly workerData: WorkerData & { readonly port: object };
+      readonly transferList: readonly object[];
     },
-  ) => StartedWorker & {
+  ) => {
+    terminate(): void;
     on(event: "error" | "exit", listener: (cause: unknown) => void): void;
     unref(): void;
   };
+  readonly MessageChannel: new () => { readonly port1: object; readonly port2: object };
+  receiveMessageOnPort(port: object): unknown;
 }
 
 /** What browsers have of Web Workers. */
 interface Platform {
   readonly crossOriginIsolated?: boolean;
   readonly navigator?: { readonly hardwareConcurrency?: number };
-  readonly Worker?: new (url: string) => StartedWorker & {
+  readonly structuredClone: <T>(value: T, options: { readonly transfer: readonly T[] }) => T;
+  readonly Worker?: new (url: string) => {
+    terminate(): void;
     postMessage(message: WorkerData): void;
     addEventListener(type: "error", listener: (event: { readonly message?: string }) => void): void;
   };
@@ -73,11 +84,17 @@ export function startWorker(data: WorkerData, onEnd: (reason: string) => void): 
   const program = serve.toString();
   if (threads) {
     const source = `(${program})(require("node:worker_threads").workerData)`;
-    const worker = new threads.Worker(source, { eval: true, execArgv: [], workerData: data });
+    const { port1, port2 } = new threads.MessageChannel();
+    const worker = new threads.Worker(source, {
+      eval: true,
+      execArgv: [],
+      workerData: { ...data, port: port2 },
+      transferList: [port2],
+    });
     worker.on("error", (error) => onEnd(String(error)));
     worker.on("exit", (code) => onEnd(`it exited with code ${String(code)}`));
     worker.unref();
-    return worker;
+    return { terminate: () => worker.terminate(), isAlive: openness(threads, port1) };
   }
   const source = `onmessage = ({ data }) => (${program})(data);`;
   const blob = new platform.Blob!([source], { type: "text/javascript" });
@@ -86,5 +103,22 @@ export function startWorker(data: WorkerData, onEnd: (reason: string) => void): 
   worker.addEventListener("error", ({ message }) => onEnd(message ?? "it could not be started"));
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- of windows, which this is not
   worker.postMessage(data);
-  return worker;
+  return { terminate: () => worker.terminate(), isAlive: () => true };
+}
+
+/**
+ * Tells whether a port is open: it closes when the thread that holds the other end is gone. Exits of workers are events, which
+ * a thread that waits for a worker does not see; but a closed port cannot be transferred, not even to where it is.
+ */
+function openness(threads: WorkerThreads, port: object): () => boolean {
+  let open = port;
+  return () => {
+    threads.receiveMessageOnPort(open); // takes note of the end
+    try {
+      open = platform.structuredClone(open, { transfer: [open] });
+      return true;
+    } catch {
+      return false; // a DataCloneError
+    }
+  };
 }

@@ -2,22 +2,19 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-import { cpuBackend } from "@transmla/backend-cpu";
-import { afterEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
 import { diskFolder } from "../../src/checkpoint/disk.ts";
 import { readGguf, readGgufFloats } from "../../src/checkpoint/gguf/file.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { loadModel } from "../../src/load.ts";
+import { cpuBackends } from "../backends.ts";
 import { hasShared, shared } from "../shared.ts";
 import { readWhole } from "./writer.ts";
 
 /** f32 against the f32 of another library: the README of the golden data measures 2.5e-5 against f64. */
 const TOLERANCE = 1e-4;
-
-const backend = await cpuBackend();
-afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
 
 interface Golden {
   readonly input_ids: readonly number[];
@@ -78,25 +75,30 @@ describe
     await expected.close();
   });
 
-  test("has the logits and the greedy text of Transformers", async () => {
-    const { input_ids: ids, greedy_tokens: tokens } = readGolden();
-    const expected = await openSafetensors(
-      await diskFolder(folder).open(`${name}.golden.safetensors`),
-    );
-    using model = await loadModel(join(folder, `${name}.gguf`), { backend });
-    {
-      using cache = model.createCache(ids.length);
-      using logits = model.forward(ids, cache, { logits: "all" });
-      const values = await logits.read();
-      const wanted = await expected.numbers("logits");
-      expect(values.length).toBe(wanted.length);
-      const difference = Math.max(...wanted.map((x, i) => Math.abs(x - values[i]!)));
-      expect(difference).toBeLessThan(TOLERANCE);
-    }
-    const greedy: number[] = [];
-    const options = { maxTokens: tokens.length, ignoreEnd: true };
-    for await (const { id } of generate(model, ids, options)) greedy.push(id);
-    expect(greedy).toEqual(tokens);
-    await expected.close();
-  });
+  test.each(cpuBackends)(
+    "has the logits and the greedy text of Transformers (%s)",
+    async (_, backend) => {
+      const { input_ids: ids, greedy_tokens: tokens } = readGolden();
+      const expected = await openSafetensors(
+        await diskFolder(folder).open(`${name}.golden.safetensors`),
+      );
+      const model = await loadModel(join(folder, `${name}.gguf`), { backend });
+      {
+        using cache = model.createCache(ids.length);
+        using logits = model.forward(ids, cache, { logits: "all" });
+        const values = await logits.read();
+        const wanted = await expected.numbers("logits");
+        expect(values.length).toBe(wanted.length);
+        const difference = Math.max(...wanted.map((x, i) => Math.abs(x - values[i]!)));
+        expect(difference).toBeLessThan(TOLERANCE);
+      }
+      const greedy: number[] = [];
+      const options = { maxTokens: tokens.length, ignoreEnd: true };
+      for await (const { id } of generate(model, ids, options)) greedy.push(id);
+      expect(greedy).toEqual(tokens);
+      await expected.close();
+      model[Symbol.dispose]();
+      expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 });
+    },
+  );
 });

@@ -3,7 +3,6 @@ import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { cpuBackend } from "@transmla/backend-cpu";
 import { keep, type Tensor } from "@transmla/core";
 import { afterEach, describe, expect, test } from "vitest";
 
@@ -12,6 +11,7 @@ import type { Folder } from "../../src/checkpoint/folder.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { loadModel } from "../../src/load.ts";
+import { cpuBackends } from "../backends.ts";
 import { hasShared, shared } from "../shared.ts";
 
 /** f32 against the f32 of another library: the README of the golden data measures 2.5e-5 against f64. */
@@ -63,9 +63,6 @@ const models = [
 /** Transformers 5.23 sets the embedding of the padding token to zero when it loads these, so its logit is 0 there. */
 const clearsPadding: Readonly<Record<string, number>> = { youtu: 0 };
 
-const backend = await cpuBackend();
-afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
-
 interface Golden {
   readonly input_ids: readonly number[];
   readonly greedy_tokens: readonly number[];
@@ -91,57 +88,61 @@ function largestDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return largest;
 }
 
-describe.skipIf(!hasShared("fixtures/models"))("golden values of Transformers", () => {
-  describe.each(models)("%s", (name) => {
-    const path = join(shared, "fixtures/models", name);
-    test.each(["config.json", "config.legacy.json"])("%s", async (config) => {
-      const folder = diskFolder(path);
-      const golden = JSON.parse(readFileSync(join(path, "golden.json"), "utf8")) as Golden;
-      const expected = await openSafetensors(await folder.open("golden.safetensors"));
-      using model = await loadModel(withConfig(folder, config), { backend });
+interface BundledGolden {
+  readonly prompts: readonly {
+    readonly ids: readonly number[];
+    readonly last_logits: readonly number[];
+    readonly greedy_40_ids: readonly number[];
+  }[];
+}
 
-      const hidden: Tensor[] = [];
-      const ids = golden.input_ids;
-      {
-        using cache = model.createCache(ids.length);
-        using logits = model.forward(ids, cache, {
-          logits: "all",
-          onHidden: (_layer, x) => hidden.push(keep(x.slice(0, 0, ids.length))),
-        });
-        const vocab = model.config.vocabSize;
-        const found = (await logits.read()).map((x, i) =>
-          i % vocab === clearsPadding[name] ? 0 : x,
-        );
-        expect(largestDifference(found, await expected.numbers("logits"))).toBeLessThan(TOLERANCE);
-      }
-      for (const [layer, x] of hidden.entries()) {
-        const values = await x.read();
-        x.dispose();
-        expect(largestDifference(values, await expected.numbers(`hidden.${layer}`))).toBeLessThan(
-          TOLERANCE,
-        );
-      }
+describe.each(cpuBackends)("%s", (_, backend) => {
+  afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
 
-      const greedy: number[] = [];
-      using cache = model.createCache(ids.length + golden.greedy_tokens.length);
-      const options = { maxTokens: golden.greedy_tokens.length, ignoreEnd: true, cache };
-      for await (const { id } of generate(model, ids, options)) greedy.push(id);
-      expect(greedy).toEqual(golden.greedy_tokens);
-      await expected.close();
+  describe.skipIf(!hasShared("fixtures/models"))("golden values of Transformers", () => {
+    describe.each(models)("%s", (name) => {
+      const path = join(shared, "fixtures/models", name);
+      test.each(["config.json", "config.legacy.json"])("%s", async (config) => {
+        const folder = diskFolder(path);
+        const golden = JSON.parse(readFileSync(join(path, "golden.json"), "utf8")) as Golden;
+        const expected = await openSafetensors(await folder.open("golden.safetensors"));
+        using model = await loadModel(withConfig(folder, config), { backend });
+
+        const hidden: Tensor[] = [];
+        const ids = golden.input_ids;
+        {
+          using cache = model.createCache(ids.length);
+          using logits = model.forward(ids, cache, {
+            logits: "all",
+            onHidden: (_layer, x) => hidden.push(keep(x.slice(0, 0, ids.length))),
+          });
+          const vocab = model.config.vocabSize;
+          const found = (await logits.read()).map((x, i) =>
+            i % vocab === clearsPadding[name] ? 0 : x,
+          );
+          expect(largestDifference(found, await expected.numbers("logits"))).toBeLessThan(
+            TOLERANCE,
+          );
+        }
+        for (const [layer, x] of hidden.entries()) {
+          const values = await x.read();
+          x.dispose();
+          expect(largestDifference(values, await expected.numbers(`hidden.${layer}`))).toBeLessThan(
+            TOLERANCE,
+          );
+        }
+
+        const greedy: number[] = [];
+        using cache = model.createCache(ids.length + golden.greedy_tokens.length);
+        const options = { maxTokens: golden.greedy_tokens.length, ignoreEnd: true, cache };
+        for await (const { id } of generate(model, ids, options)) greedy.push(id);
+        expect(greedy).toEqual(golden.greedy_tokens);
+        await expected.close();
+      });
     });
   });
-});
 
-describe("the bundled model", () => {
-  interface BundledGolden {
-    readonly prompts: readonly {
-      readonly ids: readonly number[];
-      readonly last_logits: readonly number[];
-      readonly greedy_40_ids: readonly number[];
-    }[];
-  }
-
-  test("has the logits and the greedy text of Transformers", async () => {
+  test("the bundled model has the logits and the greedy text of Transformers", async () => {
     const path = join(import.meta.dirname, "../../models/tiny-shakespeare");
     const golden = JSON.parse(await readFile(join(path, "golden.json"), "utf8")) as BundledGolden;
     using model = await loadModel(path, { backend });

@@ -1,6 +1,6 @@
 // Activations in f16 against those in f32: the same models, within the rounding of what layers pass on.
-import { cpuBackend } from "@transmla/backend-cpu";
-import { afterEach, expect, test } from "vitest";
+import type { Backend } from "@transmla/core";
+import { afterEach, describe, expect, test } from "vitest";
 
 import { bundledModel } from "../../src/bundled.ts";
 import { convert } from "../../src/convert/convert.ts";
@@ -8,6 +8,7 @@ import { generate } from "../../src/generate/generate.ts";
 import { loadModel } from "../../src/load.ts";
 import type { Model } from "../../src/model/model.ts";
 import type { ActivationDType } from "../../src/model/transformer.ts";
+import { cpuBackends } from "../backends.ts";
 import { HALF, HALF_RANDOM, relativeError } from "../spec/errors.ts";
 import {
   converted,
@@ -22,11 +23,9 @@ import { Random } from "../spec/inputs/random.ts";
 
 const PROMPT = "ROMEO:\nBut soft, what";
 
-const backend = await cpuBackend();
-afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
-
 /** The bundled model, or a conversion of it, which keeps the activations. */
 async function bundled(
+  backend: Backend,
   form: "original" | "factored" | "merged",
   activations: ActivationDType,
 ): Promise<Model> {
@@ -42,26 +41,6 @@ async function greedy(model: Model): Promise<string> {
     text += piece.text;
   return text;
 }
-
-test.each(["original", "factored", "merged"] as const)(
-  "the bundled model, %s: nearly the logits of f32, at once and token by token, and its greedy text",
-  async (form) => {
-    using single = await bundled(form, "f32");
-    using half = await bundled(form, "f16");
-    expect([single.activations, half.activations]).toEqual(["f32", "f16"]);
-    const ids = single.assets.tokenizer!.encode(PROMPT);
-    const expected = await modelLogits(single, [ids]);
-    const steps = ids.map((id) => [id]);
-    for (const pieces of [[ids], steps]) {
-      for (const latentForm of ["absorbed", "expanded"] as const) {
-        const error = relativeError(await modelLogits(half, pieces, { latentForm }), expected);
-        expect(error).toBeGreaterThan(0);
-        expect(error).toBeLessThan(HALF);
-      }
-    }
-    expect(await greedy(half)).toBe(await greedy(single));
-  },
-);
 
 const size: SourceSize = {
   family: "llama",
@@ -96,38 +75,62 @@ const random: Readonly<Record<string, TinyModel>> = {
     target: "own",
     ropeDim: 4,
     latentRank: 12,
-    backend,
+    backend: cpuBackends[0]![1],
     calibration: [new Random(2).integers(60, 64)],
   }),
 };
 
-test.each(Object.entries(random))(
-  "random weights, %s: nearly the logits of f32; logits stay f32",
-  async (_, model) => {
-    using single = onBackend(backend, model);
-    using half = onBackend(backend, model, "f16");
-    const expected = await modelLogits(single, [model.tokens]);
-    const error = relativeError(await modelLogits(half, [model.tokens]), expected);
-    expect(error).toBeGreaterThan(0);
-    expect(error).toBeLessThan(HALF_RANDOM);
-    using cache = half.createCache(4);
-    using logits = half.forward([1, 2], cache, {
-      onHidden: (_layer, hidden) => expect(hidden.dtype).toBe("f16"),
-    });
-    expect(logits.dtype).toBe("f32");
-  },
-);
+describe.each(cpuBackends)("%s", (_, backend) => {
+  afterEach(() => expect(backend.memory()).toEqual({ buffers: 0, bytes: 0 }));
 
-test("what f16 cannot hold is not generated from", async () => {
-  const { tokens, ...model } = sourceModel(size);
-  const embeddings = model.tensors.get("model.embed_tokens.weight")!;
-  embeddings.data.forEach((value, i) => (embeddings.data[i] = 1e8 * value));
-  const count = async (activations: ActivationDType): Promise<number> => {
-    using loaded = onBackend(backend, { ...model, tokens }, activations);
-    let pieces = 0;
-    for await (const _ of generate(loaded, tokens, { maxTokens: 2 })) pieces++;
-    return pieces;
-  };
-  expect(await count("f32")).toBe(2);
-  await expect(count("f16")).rejects.toThrow("the logit of token 0 is NaN");
+  test.each(["original", "factored", "merged"] as const)(
+    "the bundled model, %s: nearly the logits of f32, at once and token by token, and its greedy text",
+    async (form) => {
+      using single = await bundled(backend, form, "f32");
+      using half = await bundled(backend, form, "f16");
+      expect([single.activations, half.activations]).toEqual(["f32", "f16"]);
+      const ids = single.assets.tokenizer!.encode(PROMPT);
+      const expected = await modelLogits(single, [ids]);
+      const steps = ids.map((id) => [id]);
+      for (const pieces of [[ids], steps]) {
+        for (const latentForm of ["absorbed", "expanded"] as const) {
+          const error = relativeError(await modelLogits(half, pieces, { latentForm }), expected);
+          expect(error).toBeGreaterThan(0);
+          expect(error).toBeLessThan(HALF);
+        }
+      }
+      expect(await greedy(half)).toBe(await greedy(single));
+    },
+  );
+
+  test.each(Object.entries(random))(
+    "random weights, %s: nearly the logits of f32; logits stay f32",
+    async (_, model) => {
+      using single = onBackend(backend, model);
+      using half = onBackend(backend, model, "f16");
+      const expected = await modelLogits(single, [model.tokens]);
+      const error = relativeError(await modelLogits(half, [model.tokens]), expected);
+      expect(error).toBeGreaterThan(0);
+      expect(error).toBeLessThan(HALF_RANDOM);
+      using cache = half.createCache(4);
+      using logits = half.forward([1, 2], cache, {
+        onHidden: (_layer, hidden) => expect(hidden.dtype).toBe("f16"),
+      });
+      expect(logits.dtype).toBe("f32");
+    },
+  );
+
+  test("what f16 cannot hold is not generated from", async () => {
+    const { tokens, ...model } = sourceModel(size);
+    const embeddings = model.tensors.get("model.embed_tokens.weight")!;
+    embeddings.data.forEach((value, i) => (embeddings.data[i] = 1e8 * value));
+    const count = async (activations: ActivationDType): Promise<number> => {
+      using loaded = onBackend(backend, { ...model, tokens }, activations);
+      let pieces = 0;
+      for await (const _ of generate(loaded, tokens, { maxTokens: 2 })) pieces++;
+      return pieces;
+    };
+    expect(await count("f32")).toBe(2);
+    await expect(count("f16")).rejects.toThrow("the logit of token 0 is NaN");
+  });
 });

@@ -6,13 +6,12 @@ import { expect } from "vitest";
 import type { Moments } from "../../src/convert/latent/steps/moments.ts";
 import { chooseSlots } from "../../src/convert/latent/steps/slots.ts";
 import { parseConfig } from "../../src/model/config/families.ts";
-import { backends } from "./backends.ts";
 import { EXACT, relativeError } from "./errors.ts";
 import { groupedLayer, layerSizes, seeds, type LayerSize } from "./inputs/layers.ts";
 import { converted, sourceModel, sourceSizes, type SourceSize } from "./inputs/models.ts";
 import { referenceMoments } from "./inputs/moments.ts";
 import { Random } from "./inputs/random.ts";
-import { counterexample, property } from "./property.ts";
+import { backendProperty, counterexample, property } from "./property.ts";
 import { groupedScores } from "./reference/attention.ts";
 import { decoderLogits } from "./reference/decoder.ts";
 
@@ -171,7 +170,7 @@ const multiQuery: fc.Arbitrary<SourceSize> = fc
     tokens: 20,
   }));
 
-property(
+backendProperty(
   {
     id: "P28",
     statement:
@@ -180,7 +179,7 @@ property(
     runs: 10,
   },
   [multiQuery],
-  async (size) => {
+  async (backend, size) => {
     const source = sourceModel(size);
     const random = new Random(size.seed);
     const result = await converted(source, {
@@ -188,7 +187,7 @@ property(
       ropeDim: size.headDim,
       latentRank: size.headDim,
       calibration: [random.integers(48, 64), random.integers(48, 64)],
-      backend: backends[0],
+      backend,
     });
     const expected = decoderLogits(source.tokens, source.json, source.tensors);
     const found = decoderLogits(result.tokens, result.json, result.tensors);
@@ -196,7 +195,7 @@ property(
   },
 );
 
-property(
+backendProperty(
   {
     id: "P28",
     statement:
@@ -205,7 +204,7 @@ property(
     runs: 10,
   },
   [sourceSizes],
-  async (size) => {
+  async (backend, size) => {
     const rope = { rope_type: "default", rope_theta: 10_000 } as const;
     const source = sourceModel({ ...size, family: "llama", biased: false, rope });
     const random = new Random(size.seed);
@@ -216,7 +215,7 @@ property(
       ropeDim: width,
       latentRank: width,
       calibration: [random.integers(48, 64), random.integers(48, 64)],
-      backend: backends[0],
+      backend,
     });
     const expected = decoderLogits(source.tokens, source.json, source.tensors);
     const found = decoderLogits(result.tokens, result.json, result.tensors);

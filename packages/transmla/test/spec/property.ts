@@ -3,7 +3,7 @@ import { fc } from "@fast-check/vitest";
 import type { Backend } from "@transmla/core";
 import { expect, test } from "vitest";
 
-import { backends } from "./backends.ts";
+import { backends } from "../backends.ts";
 
 /** A statement about every input that its generators make. */
 export interface Statement {
@@ -75,9 +75,9 @@ export function counterexample<Inputs extends unknown[]>(
 }
 
 /**
- * Registers a test of a statement on every backend that is present. Each input must leave the backend's memory as it was.
+ * Registers a test of a statement on every backend that is present, in each of its modes. Each input must leave the backend's memory as it was.
  *
- * @param claim - The statement; `runs` is 5 when absent, and 1 on a GPU.
+ * @param claim - The statement; `runs` is 5 when absent.
  * @param arbitraries - What its inputs are.
  * @param check - Receives the backend before the inputs.
  */
@@ -86,16 +86,17 @@ export function backendProperty<Inputs extends unknown[]>(
   arbitraries: Arbitraries<Inputs>,
   check: (backend: Backend, ...inputs: Inputs) => Promise<void>,
 ): void {
-  for (const backend of backends) {
-    // A software adapter takes long to compile the kernels of an input; the inputs themselves differ little.
+  for (const [name, backend] of backends) {
+    // One mode tries all inputs; what they differ in concerns the other modes little. A software adapter takes long to compile
+    // the kernels of an input.
     const slow = backend.name !== "cpu";
-    const few = { ...claim, runs: slow ? 1 : (claim.runs ?? 5) };
-    const name = `${claim.statement} (${backend.name})`;
+    const others = slow ? 1 : 2;
+    const few = { ...claim, runs: name === "cpu" ? (claim.runs ?? 5) : others };
     const checkOn = async (...inputs: Inputs): Promise<void> => {
       const before = backend.memory();
       await check(backend, ...inputs);
       expect(backend.memory()).toEqual(before);
     };
-    register(few, name, arbitraries, checkOn, slow ? 300_000 : undefined);
+    register(few, `${claim.statement} (${name})`, arbitraries, checkOn, slow ? 300_000 : undefined);
   }
 }
