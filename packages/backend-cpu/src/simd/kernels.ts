@@ -19,18 +19,16 @@ import { doubleLanes, floatLanes, type Lanes } from "./lanes.ts";
 import {
   arithmetics,
   defineArithmetic,
-  defineExponentials,
   defineGate,
   defineMaximum,
   defineScale,
   defineScaleDoubles,
-  defineSumOfSquares,
-  defineWeigh,
   RUN,
   type Arithmetic,
 } from "./lines.ts";
+import { defineNorm, defineSumOfSquares, defineWeigh } from "./norm.ts";
 import { definePack } from "./pack.ts";
-import { defineNorm, defineSoftmax } from "./rows.ts";
+import { defineExponentials, defineSoftmax } from "./softmax.ts";
 import { definePanelProduct, tileFor } from "./tile.ts";
 
 /** How the elements of a matrix may be stored for a product in f32. */

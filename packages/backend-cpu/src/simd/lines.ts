@@ -9,7 +9,7 @@ import {
 } from "../wasm/module.ts";
 import { f32, f64, i32 } from "../wasm/scalar.ts";
 import { f32x4, i32x4, v128 } from "../wasm/vector.ts";
-import { exponential } from "./exponential.ts";
+import { exponential, overflow } from "./exponential.ts";
 import type { Lanes } from "./lanes.ts";
 
 // Functions of lines of adjacent f32, called for each row: they share one shape, a loop over vectors and one over the
@@ -18,14 +18,19 @@ import type { Lanes } from "./lanes.ts";
 /** The function that a module exports. Under another name it serves other functions of the module. */
 export const RUN = "run";
 
-type Pointer = Local<"i32">;
-type Vector = Local<"v128">;
+/** A variable that holds an address or a count. */
+export type Pointer = Local<"i32">;
+/** A variable that holds a vector. */
+export type Vector = Local<"v128">;
 
-/** Vectors of one round: enough for the steps of one to run while another waits for its result. */
-const ROUND = 4;
+/**
+ * Vectors of one round, where what is done with each is short: enough for the steps of one to run while another waits for
+ * its result. Processors overlap rounds too: where there are many steps, one vector does.
+ */
+export const ROUND = 4;
 
 /** Reads and writes at the pointers: a whole vector, or one element. */
-interface Access {
+export interface Access {
   /** What lies there; a single element is in all lanes. */
   readonly load: (pointer: Pointer) => V128;
   /** Writes it. */
@@ -36,12 +41,21 @@ interface Access {
   readonly index: number;
 }
 
-/** Statements that do something with every element of lines; the pointers advance. */
-function overElements(
+/**
+ * Statements that do something with every element of lines.
+ *
+ * @param scope - The function.
+ * @param count - How many elements; it counts down.
+ * @param pointers - Where the lines start; they advance.
+ * @param body - Does it with a vector or an element.
+ * @param vectors - Vectors of one round.
+ */
+export function overElements(
   scope: FunctionScope,
   count: Pointer,
   pointers: readonly Pointer[],
   body: (access: Access) => readonly Statement[],
+  vectors: number = ROUND,
 ): Statement[] {
   const firstLane = scope.constant(i32x4.replaceLane(i32x4.const(0), 0, -1));
   const vector = (index: number): Access => ({
@@ -60,26 +74,36 @@ function overElements(
     ...pointers.map((pointer) => increase(pointer, 4 * elements)),
     increase(count, -elements),
   ];
-  const enough = i32.geU(count, 4 * ROUND);
-  const round = Array.from({ length: ROUND }, (_, i) => body(vector(i))).flat();
+  const enough = i32.geU(count, 4 * vectors);
+  const round = Array.from({ length: vectors }, (_, i) => body(vector(i))).flat();
   return [
-    when(enough, [repeat(enough, ...round, ...advance(4 * ROUND))]),
+    when(enough, [repeat(enough, ...round, ...advance(4 * vectors))]),
     until(count, i32.const(0), ...body(element), ...advance(1)),
   ];
 }
 
-/** Combines the lanes of vectors into one float. */
-function combined(
-  vectors: readonly Vector[],
+/**
+ * Combines the lanes of a vector into one float.
+ *
+ * @param vector - The vector.
+ * @param both - Combines two floats.
+ */
+export function reduceLanes(vector: Vector, both: (a: F32, b: F32) => F32): F32 {
+  const [a, b, c, d] = [0, 1, 2, 3].map((lane) => f32x4.extractLane(vector, lane));
+  return both(both(a!, b!), both(c!, d!));
+}
+
+/**
+ * Combines vectors into one.
+ *
+ * @param vectors - The vectors; the first one becomes the result.
+ * @param both - Combines two.
+ */
+export function reduceVectors(
+  [first, ...others]: readonly Vector[],
   both: (a: V128, b: V128) => V128,
-  scalars: (a: F32, b: F32) => F32,
-): readonly [...Statement[], F32] {
-  const [first, ...others] = vectors as [Vector, ...Vector[]];
-  const lane = (index: number): F32 => f32x4.extractLane(first, index);
-  return [
-    ...others.map((vector) => first.set(both(first, vector))),
-    scalars(scalars(lane(0), lane(1)), scalars(lane(2), lane(3))),
-  ];
+): Statement[] {
+  return others.map((vector) => first!.set(both(first!, vector)));
 }
 
 const maximumParameters = { from: "i32", count: "i32" } as const;
@@ -105,47 +129,8 @@ export function defineMaximum(
         ...overElements(scope, count, [from], ({ load, index }) => [
           largest[index]!.set(f32x4.pmax(largest[index]!, load(from))),
         ]),
-        ...combined(largest, f32x4.pmax, f32.max),
-      ];
-    },
-  });
-}
-
-const exponentialsParameters = { from: "i32", to: "i32", count: "i32", max: "f32" } as const;
-
-/**
- * Adds `(from, to, count, max)` to a module: `exp(x - max)` of each float, and their sum.
- *
- * @param module - Where it goes.
- * @param name - What it is called.
- * @param lanes - f32 lanes.
- */
-export function defineExponentials(
-  module: ModuleBuilder,
-  name: string,
-  lanes: Lanes,
-): Call<typeof exponentialsParameters, "f32"> {
-  return module.define(name, {
-    parameters: exponentialsParameters,
-    exported: name === RUN,
-    result: "f32",
-    body: (scope, { from, to, count, max }) => {
-      const sums = scope.locals("v128", ROUND);
-      const maxima = scope.local("v128");
-      return [
-        maxima.set(f32x4.splat(max)),
-        ...overElements(scope, count, [from, to], ({ load, store, only, index }) => {
-          const x = scope.local("v128");
-          const { before, value } = exponential(scope, lanes, x);
-          return [
-            x.set(f32x4.sub(load(from), maxima)),
-            ...before,
-            x.set(value),
-            store(to, x),
-            sums[index]!.set(f32x4.add(sums[index]!, only(x))),
-          ];
-        }),
-        ...combined(sums, f32x4.add, f32.add),
+        ...reduceVectors(largest, f32x4.pmax),
+        reduceLanes(largest[0]!, f32.max),
       ];
     },
   });
@@ -195,70 +180,6 @@ export function defineScaleDoubles(module: ModuleBuilder): void {
   });
 }
 
-const sumOfSquaresParameters = { from: "i32", count: "i32" } as const;
-
-/**
- * Adds `(from, count)` to a module: the sum of the squares.
- *
- * @param module - Where it goes.
- * @param name - What it is called.
- * @param lanes - f32 lanes.
- */
-export function defineSumOfSquares(
-  module: ModuleBuilder,
-  name: string,
-  lanes: Lanes,
-): Call<typeof sumOfSquaresParameters, "f32"> {
-  return module.define(name, {
-    parameters: sumOfSquaresParameters,
-    exported: name === RUN,
-    result: "f32",
-    body: (scope, { from, count }) => {
-      const sums = scope.locals("v128", ROUND);
-      const x = scope.local("v128");
-      return [
-        ...overElements(scope, count, [from], ({ load, only, index }) => [
-          x.set(only(load(from))),
-          sums[index]!.set(lanes.multiplyAdd(x, x, sums[index]!)),
-        ]),
-        ...combined(sums, f32x4.add, f32.add),
-      ];
-    },
-  });
-}
-
-const weighParameters = {
-  from: "i32",
-  weight: "i32",
-  to: "i32",
-  count: "i32",
-  factor: "f32",
-  offset: "f32",
-} as const;
-
-/**
- * Adds `(from, weight, to, count, factor, offset)` to a module: `x * factor * (weight + offset)`.
- *
- * @param module - Where it goes.
- * @param name - What it is called.
- */
-export function defineWeigh(module: ModuleBuilder, name: string): Call<typeof weighParameters> {
-  return module.define(name, {
-    parameters: weighParameters,
-    exported: name === RUN,
-    body: (scope, { from, weight, to, count, factor, offset }) => {
-      const [factors, offsets] = scope.locals("v128", 2) as [Vector, Vector];
-      return [
-        factors.set(f32x4.splat(factor)),
-        offsets.set(f32x4.splat(offset)),
-        ...overElements(scope, count, [from, weight, to], ({ load, store }) => [
-          store(to, f32x4.mul(f32x4.mul(load(from), factors), f32x4.add(load(weight), offsets))),
-        ]),
-      ];
-    },
-  });
-}
-
 /** Results of a gate reach down to 2^-126, where the exponential alone would be beyond the range. */
 const GATE_POWER = -24;
 
@@ -274,12 +195,13 @@ export function defineGate(module: ModuleBuilder, name: string, lanes: Lanes): v
     parameters: { gate: "i32", up: "i32", to: "i32", count: "i32" },
     body: (scope, { gate, up, to, count }) => {
       const one = scope.constant(f32x4.const(2 ** GATE_POWER));
+      const limit = scope.constant(f32x4.const(overflow(GATE_POWER)));
       return overElements(scope, count, [gate, up, to], ({ load, store }) => {
         const x = scope.local("v128");
         const { before, value } = exponential(scope, lanes, x, GATE_POWER);
         const sigmoid = f32x4.div(one, f32x4.add(value, one));
         return [
-          x.set(f32x4.neg(load(gate))),
+          x.set(f32x4.pmin(f32x4.neg(load(gate)), limit)),
           ...before,
           store(to, f32x4.mul(f32x4.mul(load(gate), sigmoid), load(up))),
         ];
