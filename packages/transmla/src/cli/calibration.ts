@@ -146,7 +146,8 @@ async function chooseForOwn(
     signal,
     onLayer: () => progress({ done: ++done, total, unit: "layers" }),
   });
-  report.remark(`rotated keys of the layers: ${sizes.ropeDim.join(" ")} of ${cache} numbers`);
+  report.remark(`rotated keys of the layers: ${sizes.ropeDim.join(" ")}`);
+  report.remark(`latents of the layers: ${sizes.latentRank.join(" ")}`);
   return sizes;
 }
 

@@ -74,6 +74,11 @@ export class CalibrationStream implements Disposable {
     };
   }
 
+  /** The residual streams, `[T, D]` for each window; they live until the next step. */
+  get streams(): readonly Tensor[] {
+    return this.#streams;
+  }
+
   /**
    * Passes a layer.
    *

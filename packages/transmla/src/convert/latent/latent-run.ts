@@ -1,4 +1,4 @@
-import type { Backend } from "@transmla/core";
+import type { Backend, Tensor } from "@transmla/core";
 import type { LinalgOptions } from "@transmla/core/linalg";
 
 import type { ModelConfig } from "../../model/config/model-config.ts";
@@ -23,6 +23,8 @@ export interface VisitedLayer {
   readonly source: SourceAttention;
   readonly inputs: LayerInputs;
   readonly calibrated: CalibratedLayer;
+  /** The residual streams of the windows before the layer, `[T, D]` each. */
+  readonly streams: readonly Tensor[];
   readonly linalg: LinalgOptions;
 }
 
@@ -83,7 +85,8 @@ export class LatentRun<T> implements Disposable {
     using inputs = this.#stream.inputs(await this.#layers.norm(index));
     const linalg = { blas: backend.blas };
     using calibrated = await calibrateLayer(source, inputs, linalg, firstKey);
-    const result = await visit({ index, source, inputs, calibrated, linalg });
+    const { streams } = this.#stream;
+    const result = await visit({ index, source, inputs, calibrated, streams, linalg });
     if (this.#next < this.#config.layers) {
       const behind = await this.#layers.behindAttention(index);
       this.#stream.advance(index, calibrated.outputs, behind);

@@ -70,9 +70,11 @@ test("sizes are chosen for every layer", async () => {
     selection: calibration.slice(1, 2),
     onLayer: (_, error) => errors.push(error),
   });
-  expect(ropeDim.map((width, layer) => width + latentRank[layer]!)).toEqual(
-    Array.from({ length: 6 }, () => 48),
-  );
+  const cached = ropeDim.map((width, layer) => width + latentRank[layer]!);
+  const average = cached.reduce((sum, numbers) => sum + numbers, 0) / 6;
+  expect(average).toBeLessThanOrEqual(48);
+  expect(average).toBeGreaterThan(47);
+  expect(new Set(latentRank).size).toBeGreaterThan(1); // layers differ in what they need
   expect(Math.min(...ropeDim)).toBeGreaterThan(0); // this model reads positions nearby in every layer
   expect(Math.max(...errors)).toBeLessThan(0.2);
 });

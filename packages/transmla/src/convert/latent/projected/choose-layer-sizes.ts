@@ -1,4 +1,4 @@
-import { ArgumentError, fail } from "@transmla/core";
+import { ArgumentError, fail, type Tensor } from "@transmla/core";
 
 import type { Model } from "../../../model/model.ts";
 import { groupedSource } from "../../conversion.ts";
@@ -7,19 +7,21 @@ import { modelWeights } from "../../model-weights.ts";
 import type { CacheSizes } from "../../targets.ts";
 import { LatentRun, type VisitedLayer } from "../latent-run.ts";
 import { SourceLayers } from "../source-layers.ts";
+import { allocateRanks } from "./allocate-ranks.ts";
 import { closedForm, outputFit } from "./convert-projected.ts";
+import { narrowed, type ProjectedMatrices } from "./projected-layer.ts";
 import { completeProjected, type ProjectedRecipe } from "./recipe.ts";
 
 /** What {@link chooseLayerSizes} needs. */
 export interface ChooseLayerSizesOptions extends Omit<ProjectedRecipe, keyof CacheSizes> {
-  /** Numbers per token and layer: d_r + r. */
+  /** Numbers per token and layer, d_r + r, on average over the layers. */
   readonly cache: number;
   /** Windows of token ids that splits are calibrated on. */
   readonly calibration: readonly (readonly number[])[];
   /** Windows that they are judged by; no part of `calibration`, or the choice favours what fits noise. */
   readonly selection: readonly (readonly number[])[];
-  /** Called after each layer. */
-  readonly onLayer?: ((sizes: CacheSizes, error: number) => void) | undefined;
+  /** Called after each layer with its width and the error of its attention output, were the cache the same everywhere. */
+  readonly onLayer?: ((ropeDim: number, error: number) => void) | undefined;
   /** Stops between layers. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -32,9 +34,14 @@ export interface LayerSizes {
   readonly latentRank: readonly number[];
 }
 
+/** Ranks are chosen in steps of as many numbers, which vectors of a kernel hold. */
+const RANK_STEP = 4;
+
 /**
- * Chooses for every layer how its cache is split between rotated key and latent, by the error of its attention output:
- * what `target: "own"` of the latent conversion can have.
+ * Chooses for every layer how much of the cache it has, and how that is split between rotated key and latent: what
+ * `target: "own"` of the latent conversion can have. The width of the rotated key is the one with the least error of the
+ * attention output at the average cache. Ranks go where they take most from the sum of the errors of all layers, in
+ * units of the residual stream that they are added to: the eigenvalues of the latent say how the error of a layer falls.
  *
  * @param model - A model with grouped attention.
  * @param options - The cache, ingredients, and windows.
@@ -50,12 +57,14 @@ export async function chooseLayerSizes(
   const recipe = completeProjected({ ...options, ropeDim: 0, latentRank: 1 }, config, attention);
   const { kvHeads, headDim } = attention;
   const half = kvHeads * headDim;
-  if (!Number.isInteger(cache) || cache < 1 || cache > 2 * half) {
-    const problem = `a cache of ${cache} numbers per token and layer must be from 1 to ${2 * half}`;
+  if (!Number.isInteger(cache) || cache < RANK_STEP || cache > 2 * half) {
+    const problem = `a cache of ${cache} numbers per token and layer must be from ${RANK_STEP} to ${2 * half}`;
     fail(ArgumentError, "convert", problem);
   }
   const step = 2 * Math.max(1, Math.round(headDim / 16));
-  const widths = range(0, Math.floor(Math.min(cache - 1, half) / step) + 1).map((i) => i * step);
+  const widths = range(0, Math.floor(Math.min(cache - RANK_STEP, half) / step) + 1).map(
+    (i) => i * step,
+  );
   let start = Math.min(Math.round(headDim / 2 / step), widths.length - 1);
   const layers = new SourceLayers(config, attention, weights);
   const firstKey = recipe.exactFirst ? 1 : 0;
@@ -65,13 +74,21 @@ export async function chooseLayerSizes(
     layers,
     { backend, windows: calibration, firstKey },
     async (layer) => {
+      const errorOf = async (closed: ProjectedMatrices): Promise<number> =>
+        (await outputFit(closed, judge)).unchanged(judge.source.o).error;
       const best = await lowest(widths.length, start, async (at) => {
         const sizes = { ropeDim: widths[at]!, latentRank: cache - widths[at]! };
-        const { layer: closed } = await closedForm(layer, sizes, recipe);
-        return (await outputFit(closed, judge)).unchanged(judge.source.o).error;
+        const { layer: closed, latent } = await closedForm(layer, sizes, recipe);
+        return { value: await errorOf(closed), closed, latent };
       });
       start = best.at;
-      return { ropeDim: widths[best.at]!, error: best.value };
+      const { closed, latent, value: error } = best;
+      const rank = latent.encode.rows;
+      const less = Math.ceil(rank / 2);
+      const lost = (await errorOf(narrowed(closed, less))) - error;
+      const behind = sum(latent.eigenvalues.subarray(less, rank));
+      const unit = lost > 0 && behind > 0 ? (lost / behind) * (await shareOfStream(judge)) : 0;
+      return { ropeDim: widths[best.at]!, error, worth: latent.eigenvalues.map((x) => x * unit) };
     },
   );
   using judging = new LatentRun(
@@ -84,27 +101,54 @@ export async function chooseLayerSizes(
     },
   );
   const ropeDim: number[] = [];
+  const gains: number[][] = [];
   while (ropeDim.length < config.layers) {
     signal?.throwIfAborted();
     const found = await judging.convert(ropeDim.length);
     ropeDim.push(found.ropeDim);
-    onLayer?.({ ropeDim: found.ropeDim, latentRank: cache - found.ropeDim }, found.error);
+    gains.push(sumsOfSteps(found.worth));
+    onLayer?.(found.ropeDim, found.error);
   }
-  return { ropeDim, latentRank: ropeDim.map((width) => cache - width) };
+  const left = config.layers * cache - sum(ropeDim);
+  const steps = allocateRanks(gains, Math.floor(left / RANK_STEP), 1);
+  return { ropeDim, latentRank: steps.map((count) => count * RANK_STEP) };
 }
 
+/** The power of the attention output over that of the residual stream, first positions left out: theirs is not typical. */
+async function shareOfStream({ calibrated, streams }: VisitedLayer): Promise<number> {
+  const power = async (windows: readonly Tensor[]): Promise<number> => {
+    let squares = 0;
+    for (const window of windows) {
+      const values = await window.read();
+      for (const x of values.subarray(window.shape[1])) squares += x * x;
+    }
+    return squares;
+  };
+  const stream = await power(streams);
+  return stream > 0 ? (await power(calibrated.outputs)) / stream : 0;
+}
+
+/** Sums of as many numbers at a time as a step of a rank is. */
+function sumsOfSteps(values: Float64Array): number[] {
+  const count = Math.floor(values.length / RANK_STEP);
+  return range(0, count).map((i) => sum(values.subarray(i * RANK_STEP, (i + 1) * RANK_STEP)));
+}
+
+const sum = (values: Iterable<number>): number =>
+  [...values].reduce((all, value) => all + value, 0);
+
 /** Walks downhill from a start; values fall to one minimum and rise behind it. */
-async function lowest(
+async function lowest<T extends { readonly value: number }>(
   count: number,
   start: number,
-  valueAt: (at: number) => Promise<number>,
-): Promise<{ readonly at: number; readonly value: number }> {
-  let best = { at: start, value: await valueAt(start) };
+  at: (index: number) => Promise<T>,
+): Promise<T & { readonly at: number }> {
+  let best = { ...(await at(start)), at: start };
   for (const direction of [1, -1]) {
-    for (let at = start + direction; at >= 0 && at < count; at += direction) {
-      const value = await valueAt(at);
-      if (!(value < best.value)) break;
-      best = { at, value };
+    for (let next = start + direction; next >= 0 && next < count; next += direction) {
+      const found = await at(next);
+      if (!(found.value < best.value)) break;
+      best = { ...found, at: next };
     }
     if (best.at > start) break; // downhill was upwards
   }

@@ -96,6 +96,24 @@ export function assembleProjected(
   };
 }
 
+/**
+ * A layer with the strongest components of its latent only.
+ *
+ * @param layer - The layer.
+ * @param rank - How many.
+ */
+export function narrowed(layer: ProjectedMatrices, rank: number): ProjectedMatrices {
+  const { down, downBias, maps, valueUp, pairs } = layer;
+  const full = down.rows - 2 * pairs.length;
+  return {
+    ...layer,
+    down: stackRows([rowsOf(down, 0, rank), rowsOf(down, full, down.rows)]),
+    downBias: Float64Array.of(...downBias.subarray(0, rank), ...downBias.subarray(full)),
+    maps: maps.map((map) => beside(columnsOf(map, 0, rank), columnsOf(map, full, map.cols))),
+    valueUp: columnsOf(valueUp, 0, rank),
+  };
+}
+
 /** `[d, 2 m]`: takes a query q to `q conj(k)` for each pair, which asks a key of ones what q asks the key k. */
 function positionMap(key: Float64Array): Matrix {
   const pairs = key.length / 2;
