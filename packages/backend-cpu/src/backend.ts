@@ -1,7 +1,7 @@
 import type { Backend, Kernel, Kernels, Ops } from "@transmla/core";
 
 import type { CpuKernel } from "./kernel.ts";
-import { attention } from "./kernels/attention.ts";
+import { attention } from "./kernels/attention/attention.ts";
 import { copy, fill } from "./kernels/copy.ts";
 import { binary, gatedActivation, unary } from "./kernels/elementwise.ts";
 import { expertMatmul } from "./kernels/experts.ts";

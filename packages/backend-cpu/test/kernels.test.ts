@@ -1,7 +1,6 @@
 import { fc, test as prop } from "@fast-check/vitest";
 import {
   add,
-  attention,
   cast,
   decode,
   div,
@@ -18,7 +17,6 @@ import {
   tensor,
   topK,
   unary,
-  type AttentionAttributes,
   type Backend,
   type DType,
   type Tensor,
@@ -56,42 +54,6 @@ function dense(
   values: Values = "smooth",
 ): Sample {
   return { dtype, shape, values, seed };
-}
-
-describe("attention beyond one block of rows and keys", () => {
-  // Blocks are 128 rows (tokens times heads of a group) and 64 keys, or 256 keys for up to 8 rows.
-  const cases: readonly (Extents & Omit<AttentionAttributes, "scale">)[] = [
-    { T: 70, S: 70, H: 4, G: 2, Dk: 8, Dv: 8, causal: true },
-    { T: 70, S: 131, H: 6, G: 2, Dk: 5, Dv: 9, causal: true, window: 17 },
-    { T: 40, S: 200, H: 4, G: 1, Dk: 12, Dv: 7, causal: false, window: 70 },
-    { T: 33, S: 150, H: 16, G: 1, Dk: 20, Dv: 16, causal: true, cap: 3 },
-    { T: 1, S: 700, H: 8, G: 1, Dk: 20, Dv: 16, causal: true, window: 300 },
-    { T: 150, S: 65, H: 3, G: 3, Dk: 4, Dv: 4, causal: false },
-  ];
-  for (const dtype of ["f32", "bf16"] as const) {
-    test.each(cases)(`${dtype} %j`, async ({ T, S, H, G, Dk, Dv, ...mask }) => {
-      const run = (on: Backend): Promise<Outcome> =>
-        evaluate(() => {
-          const q = place(on, dense([T, H, Dk], dtype, 1));
-          const cache = place(on, dense([S, G, Dk + Dv], dtype, 2));
-          const [k, v] = [cache.slice(2, 0, Dk), cache.slice(2, Dk, Dk + Dv)];
-          return attention(q, k, v, { scale: 0.4, ...mask });
-        });
-      const [own, composed] = [await run(backend), await run(primitivesOnly(backend))];
-      expect(own.shape).toEqual([T, H, Dv]);
-      expectClose(own.values, composed.values, { dtype, terms: 2 * (Dk + S), scale: 2 });
-    });
-  }
-});
-
-/** T queries of H heads, S keys of G heads. */
-interface Extents {
-  readonly T: number;
-  readonly S: number;
-  readonly H: number;
-  readonly G: number;
-  readonly Dk: number;
-  readonly Dv: number;
 }
 
 test("many tokens for each expert, and ids that name none", async () => {

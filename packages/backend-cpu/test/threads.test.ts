@@ -4,6 +4,7 @@ import type { Worker } from "node:worker_threads";
 import {
   add,
   ArgumentError,
+  attention,
   gatedActivation,
   matmul,
   rmsNorm,
@@ -11,6 +12,7 @@ import {
   softmax,
   svd,
   tensor,
+  type AttentionAttributes,
   type Backend,
   type DType,
   type Tensor,
@@ -53,11 +55,33 @@ const operations: Readonly<Record<string, (backend: Backend) => Tensor>> = {
   },
   softmax: (on) => softmax(tensor(on, values(131 * 77, 1), [131, 77])),
   "softmax of a view": (on) => softmax(tensor(on, values(131 * 77, 1), [131, 77]).slice(1, 3, 70)),
+  "attention of many rows": (on) => attend(on, { T: 150, S: 400, H: 6, G: 2 }),
+  "attention of many rows, q8": (on) => attend(on, { T: 70, S: 600, H: 6, G: 2 }, "q8"),
+  "attention of one row": (on) => attend(on, { T: 1, S: 3000, H: 6, G: 2 }),
+  "attention of three rows, bf16": (on) => attend(on, { T: 3, S: 2000, H: 4, G: 1 }, "bf16"),
+  "attention of one row, q8": (on) => attend(on, { T: 1, S: 2000, H: 9, G: 1, window: 1700 }, "q8"),
   rmsNorm: (on) => {
     const x = tensor(on, values(131 * 77, 1), [131, 77]);
     return rmsNorm(x, tensor(on, values(77, 2), [77]), { eps: 1e-5, offset: 0 });
   },
 };
+
+function attend(
+  on: Backend,
+  {
+    T,
+    S,
+    H,
+    G,
+    ...mask
+  }: Readonly<Record<"T" | "S" | "H" | "G", number>> & Pick<AttentionAttributes, "cap" | "window">,
+  dtype: DType = "f32",
+): Tensor {
+  const q = tensor(on, values(T * H * 64, 1), [T, H, 64]);
+  const k = tensor(on, values(S * G * 64, 2), [S, G, 64], dtype);
+  const v = tensor(on, values(S * G * 32, 3), [S, G, 32], dtype);
+  return attention(q, k, v, { scale: 0.1, causal: true, ...mask });
+}
 
 function product(
   on: Backend,

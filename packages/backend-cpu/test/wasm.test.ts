@@ -52,6 +52,7 @@ describe("i32", () => {
     ["eqz", (x: I32) => i32.eqz(x), 0, 1],
     ["eq", (x: I32) => i32.eq(x, 3), 3, 1],
     ["ne", (x: I32) => i32.ne(x, 3), 3, 0],
+    ["ltS takes -1 for less than 0", (x: I32) => i32.ltS(x, 0), -1, 1],
     ["ltU takes -1 for the largest", (x: I32) => i32.ltU(x, 5), -1, 0],
     ["geU", (x: I32) => i32.geU(x, 5), -1, 1],
     ["select of true", (x: I32) => i32.select(x, 10, 20), 1, 10],
@@ -73,6 +74,7 @@ test("f32", () => {
   view.setFloat32(0, 2.5, true);
   const [x, y] = [f32.load(i32.const(0)), f32.const(-0.5)];
   expect(run(() => f32.add(x, y))).toBe(2);
+  expect([run(() => f32.eq(x, y)), run(() => f32.eq(x, x))]).toEqual([0, 1]);
   expect(run(() => f32.sub(x, y))).toBe(3);
   expect(run(() => f32.mul(x, y))).toBe(-1.25);
   expect(run(() => f32.div(x, y))).toBe(-5);

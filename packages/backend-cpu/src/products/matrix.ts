@@ -3,6 +3,7 @@ import { BLOCK_SIZE, byteLength, isBlock, type BlockDType, type DType } from "@t
 import { narrow, widen, widenBlocks } from "../convert.ts";
 import { isHalf } from "../kernel.ts";
 import type { Memory } from "../memory.ts";
+import type { Call } from "../simd/kernels.ts";
 
 /** A matrix of f32 in the memory, with any steps. */
 export interface Matrix {
@@ -134,16 +135,22 @@ export function widenedSize({ dtype, rows, columns }: Unplaced): number {
  * @param memory - Where they lie.
  * @param x - Rows of adjacent elements.
  * @param scratch - Where the copy is put: {@link widenedSize}.
+ * @param call - Calls kernels; at once when absent.
  */
-export function widenedRows(memory: Memory, x: StoredMatrix, scratch: number): Matrix {
+export function widenedRows(
+  memory: Memory,
+  x: StoredMatrix,
+  scratch: number,
+  call: Call | undefined = memory.simd?.call,
+): Matrix {
   const { rows, columns, rowStep } = x;
   const dtype = x.dtype as BlockDType | "f16" | "bf16";
   const pieces = isBlock(dtype) ? Math.ceil(columns / BLOCK_SIZE) : columns;
   const width = isBlock(dtype) ? pieces * BLOCK_SIZE : columns;
   const [from, lineBytes] = [addressOf(x), rows === 1 ? 0 : byteLength(dtype, rowStep)];
   const wide = { at: scratch, rows, columns, rowStep: width, columnStep: 1 };
-  if (memory.simd) {
-    memory.simd.get(`widen ${dtype}`)(from, lineBytes, 4 * scratch, rows, pieces);
+  if (call) {
+    call(`widen ${dtype}`, from, lineBytes, 4 * scratch, rows, pieces);
     return wide;
   }
   for (let i = 0; i < rows; i++) {

@@ -4,7 +4,7 @@ import type { Matrix } from "./matrix.ts";
 export const LINE = 16;
 
 /** How many multiplications with additions one thread does in a nanosecond, about. */
-const RATE = 20;
+export const RATE = 20;
 
 /**
  * About how long one thread takes for a product.

@@ -75,6 +75,26 @@ export function takeSimdProduct(
   };
 }
 
+/**
+ * Takes scratch for products that one thread makes as parts of its share of other work.
+ *
+ * @param memory - Where everything lies.
+ * @param kernels - The kernels over it.
+ * @param a - The largest left matrix.
+ * @param b - The largest right matrix.
+ */
+export function takeOwnProduct(
+  memory: Memory,
+  kernels: Kernels,
+  a: Unplaced,
+  b: Unplaced,
+): (call: Call, thread: number) => Product {
+  const panels = takePanels(memory, kernels, a, b);
+  return (call, thread) => (left, right, out, accumulate) => {
+    multiplyShare(call, panels[thread]!, withSteps(left), withSteps(right), out, accumulate);
+  };
+}
+
 /** Scratch for packed blocks of each thread. */
 function takePanels(
   memory: Memory,

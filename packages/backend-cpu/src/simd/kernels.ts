@@ -8,6 +8,7 @@ import {
   type WebAssemblyMemory,
   type WebAssemblyModule,
 } from "../webassembly.ts";
+import { defineAttend, defineDivide } from "./attend.ts";
 import { defineBlockDots, defineRoundRow, defineWidenBlocks } from "./blocks.ts";
 import { defineBoth } from "./both.ts";
 import { defineCombine } from "./combine.ts";
@@ -56,7 +57,9 @@ type LineKernelName =
   | "softmax"
   | "norm"
   | "scores"
-  | "mix";
+  | "mix"
+  | "attend"
+  | "divide";
 
 /** The names of the kernels: what they do, and what their operands are stored in. */
 export type KernelName =
@@ -85,6 +88,8 @@ const lineKernels: Readonly<Record<LineKernelName, DefineLines>> = {
   norm: defineNorm,
   scores: defineHeadScores,
   mix: defineHeadMix,
+  attend: defineAttend,
+  divide: defineDivide,
 };
 
 /** All of them. */
@@ -202,7 +207,8 @@ export class Kernels {
   readonly #target: Target;
   readonly #team: Team | null;
   readonly #functions = new Map<KernelName, WebAssemblyFunction>();
-  readonly #call: Call = (kernel, ...arguments_) => void this.get(kernel)(...arguments_);
+  /** Calls a kernel at once. */
+  readonly call: Call = (kernel, ...arguments_) => void this.get(kernel)(...arguments_);
 
   /**
    * @param memory - Where their operands lie.
@@ -251,7 +257,7 @@ export class Kernels {
     // Rounding up may leave nothing for the last ones.
     const parts = Math.ceil(items / size);
     if (!this.#team || parts <= 1) {
-      share(this.#call, 0, items, 0);
+      share(this.call, 0, items, 0);
       return;
     }
     const { pool } = this.#team;
@@ -263,13 +269,13 @@ export class Kernels {
       for (let index = 1; index < parts; index++) {
         const job = recorded((call) => run(call, index));
         if (pool.post(index - 1, job)) posted.push(index);
-        else run(this.#call, index);
+        else run(this.call, index);
       }
-      run(this.#call, 0);
+      run(this.call, 0);
     } finally {
       // Also when something was thrown: scratch must not be given back while a worker uses it.
       for (const index of posted) {
-        if (!pool.collect(index - 1)) run(this.#call, index);
+        if (!pool.collect(index - 1)) run(this.call, index);
       }
     }
     pool.requireHealth();

@@ -23,6 +23,7 @@ export const i32 = {
   eqz: (a: Int): I32 => operation("i32", [0x45], int(a)),
   eq: (a: Int, b: Int): I32 => operation("i32", [0x46], int(a), int(b)),
   ne: (a: Int, b: Int): I32 => operation("i32", [0x47], int(a), int(b)),
+  ltS: (a: Int, b: Int): I32 => operation("i32", [0x48], int(a), int(b)),
   ltU: (a: Int, b: Int): I32 => operation("i32", [0x49], int(a), int(b)),
   geU: (a: Int, b: Int): I32 => operation("i32", [0x4f], int(a), int(b)),
   add: (a: Int, b: Int): I32 => operation("i32", [0x6a], int(a), int(b)),
@@ -44,6 +45,7 @@ export const i32 = {
 /** Operations on 32-bit floats. */
 export const f32 = {
   const: (value: number): F32 => operation("f32", [0x43, float32(value)]),
+  eq: (a: F32, b: F32): I32 => operation("i32", [0x5b], a, b),
   add: (a: F32, b: F32): F32 => operation("f32", [0x92], a, b),
   sub: (a: F32, b: F32): F32 => operation("f32", [0x93], a, b),
   mul: (a: F32, b: F32): F32 => operation("f32", [0x94], a, b),
