@@ -1,16 +1,19 @@
 import { repeat, until, when } from "../wasm/control.ts";
-import type { I32, Statement } from "../wasm/expression.ts";
+import type { Statement } from "../wasm/expression.ts";
 import { increase, type FunctionScope, type ModuleBuilder } from "../wasm/module.ts";
 import { i32 } from "../wasm/scalar.ts";
 import { v128 } from "../wasm/vector.ts";
-import { commonParameters, startLines, type I32Local, type V128Local } from "./few-rows.ts";
+import {
+  commonParameters,
+  overStreams,
+  startLines,
+  type I32Local,
+  type V128Local,
+} from "./few-rows.ts";
 import type { Format } from "./formats.ts";
 import type { Lanes } from "./lanes.ts";
 
-/**
- * Lines of `w` in one pass, at most. They lie far apart, a fourth of `w` from one to the next, and the pass after reads the
- * lines that follow: memory delivers a few long streams faster than one, and than many short ones.
- */
+/** Lines of `w` in one pass, at most. */
 const STREAMS = 4;
 
 /** Lines in one pass times rows of `x`: factors in registers. */
@@ -42,50 +45,38 @@ export function defineCombine(
   module.define("run", {
     parameters: { ...commonParameters, xColumnBytes: "i32", lines: "i32", width: "i32" },
     body: (scope, { x, xRowBytes, w, lineBytes, y, yRowBytes, xColumnBytes, lines, width }) => {
-      const most = Math.min(STREAMS, FACTORS / rows);
-      const [left, from, passes] = scope.locals("i32", 3) as [I32Local, I32Local, I32Local];
-      const [xStep, wStep] = scope.locals("i32", 2) as [I32Local, I32Local];
+      const streams = Math.min(STREAMS, FACTORS / rows);
+      const [left, from] = scope.locals("i32", 2) as [I32Local, I32Local];
       const xRows = scope.locals("i32", rows);
       const yRows = scope.locals("i32", rows);
-      const wLines = scope.locals("i32", most);
-      const factors = yRows.map(() => scope.locals("v128", most));
-      const pass = (count: number): Statement[] => {
+      const wLines = scope.locals("i32", streams);
+      const factors = yRows.map(() => scope.locals("v128", streams));
+      const walks = [
+        { pointers: [w], step: lineBytes },
+        { pointers: [x], step: xColumnBytes },
+      ];
+      return overStreams(scope, lines, streams, walks, (count, [wGap, xGap]) => {
         const inPass = wLines.slice(0, count);
         const operands = { scope, lanes, format, yRows, wLines: inPass, factors };
-        const steps = [...new Set([count === most ? SUMS / rows : 1, 1])];
+        const steps = [...new Set([count === streams ? SUMS / rows : 1, 1])];
         return [
           ...startLines(xRows, x, xRowBytes),
           ...factors.flatMap((row, i) => [
             from.set(xRows[i]!),
             ...row
               .slice(0, count)
-              .flatMap((factor) => [factor.set(lanes.splat(from)), increase(from, xStep)]),
+              .flatMap((factor) => [factor.set(lanes.splat(from)), increase(from, xGap!)]),
           ]),
           ...startLines(yRows, y, yRowBytes),
-          ...startLines(inPass, w, wStep),
+          ...startLines(inPass, w, wGap!),
           left.set(width),
           ...steps.map((vectors) => {
             const isWhole = i32.geU(left, vectors * lanes.count);
             return when(isWhole, [repeat(isWhole, ...combineVectors(operands, left, vectors))]);
           }),
           until(left, i32.const(0), ...combineColumn(operands, left)),
-          increase(x, xColumnBytes),
-          increase(w, lineBytes),
-          increase(passes, -1),
         ];
-      };
-      const beyond = (step: I32Local): I32 => i32.mul(step, most - 1);
-      return [
-        passes.set(i32.shrU(lines, Math.log2(most))),
-        xStep.set(i32.mul(xColumnBytes, passes)),
-        wStep.set(i32.mul(lineBytes, passes)),
-        until(passes, i32.const(0), ...pass(most)),
-        // What is left lies behind the last stream.
-        increase(x, beyond(xStep)),
-        increase(w, beyond(wStep)),
-        passes.set(i32.and(lines, most - 1)),
-        until(passes, i32.const(0), ...pass(1)),
-      ];
+      });
     },
   });
 }

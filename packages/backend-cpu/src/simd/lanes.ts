@@ -8,6 +8,8 @@ export interface Lanes {
   readonly count: 2 | 4;
   /** Bytes of one lane. */
   readonly bytes: 4 | 8;
+  /** Whether `a * b + c` is one instruction; if not, the product takes a register of its own. */
+  readonly fused: boolean;
   /** One element in all lanes. */
   splat(address: I32, offset?: number): V128;
   /** One element in the first lane, zeros in the others. */
@@ -33,6 +35,7 @@ export function floatLanes(relaxed: boolean): Lanes {
   return {
     count: 4,
     bytes: 4,
+    fused: relaxed,
     splat: (address, offset) => v128.load32Splat(address, offset),
     loadFirst: (address, offset) => v128.load32Zero(address, offset),
     storeFirst: (address, value, offset) => {
@@ -59,6 +62,7 @@ export function doubleLanes(relaxed: boolean): Lanes {
   return {
     count: 2,
     bytes: 8,
+    fused: relaxed,
     splat: (address, offset) => v128.load64Splat(address, offset),
     loadFirst: (address, offset) => v128.load64Zero(address, offset),
     storeFirst: (address, value, offset) => {
