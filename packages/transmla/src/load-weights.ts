@@ -34,17 +34,22 @@ const bits: Readonly<Record<DType, number>> = {
 /** Routers choose experts: a small error sends a token elsewhere, and they are small. */
 const router = /\.gate\.weight$/;
 
+/** Embeddings and the output matrix, often one and the same: what 4 bits change of them goes straight to the logits. */
+const vocabulary = /(?:^|\.)(?:embed_tokens|lm_head)\.weight$/;
+
 /**
  * How a weight is held. Vectors and routers are f32. Matrices stay in the form in which they are stored, exactly, unless it
- * is wider than asked for; then they are rounded. Blocks need whole ones: other matrices are bf16 at least.
+ * is wider than asked for; then they are rounded. Blocks need whole ones: other matrices are bf16 at least. Matrices of the
+ * vocabulary are not rounded beyond q8.
  */
 function heldDType(
   name: string,
   shape: readonly number[],
   stored: DType,
-  widest: WeightDType,
+  asked: WeightDType,
 ): DType {
   if (shape.length < 2 || router.test(name)) return "f32";
+  const widest = asked === "q4" && vocabulary.test(name) ? "q8" : asked;
   const held = bits[stored] <= bits[widest] ? stored : widest;
   const whole = shape.at(-1)! % BLOCK_SIZE === 0;
   if (!isBlock(held) || whole) return held;

@@ -29,8 +29,9 @@ export interface LoadOptions {
   readonly backend: Backend;
   /**
    * The widest form in which matrices are held. `f32`, when absent, rounds nothing: what a checkpoint stores in 16 bits, or
-   * in blocks of GGUF's `Q8_0` or `Q4_0`, stays in that form. `bf16`, `q8` and `q4` round what is stored wider; matrices
-   * whose last axis is not a multiple of 32 are not put into blocks, but are bf16. Vectors and routers are always f32.
+   * in blocks of GGUF's `Q8_0` or `Q4_0`, stays in that form. `bf16`, `q8` and `q4` round what is stored wider, `q4` the
+   * embeddings and the output matrix to `q8` only; matrices whose last axis is not a multiple of 32 are not put into blocks,
+   * but are bf16. Vectors and routers are always f32.
    */
   readonly weights?: WeightDType | undefined;
   /**
