@@ -1,6 +1,6 @@
 // This library through its public API.
 import { cpuBackend } from "@transmla/backend-cpu";
-import { matmul, softmax, tensor } from "@transmla/core";
+import { attention, matmul, softmax, tensor } from "@transmla/core";
 import { eigh, svd } from "@transmla/core/linalg";
 
 /** Contenders on one backend, named `who`. */
@@ -22,6 +22,13 @@ export async function own(options = { threads: 1 }, who = "transmla") {
     softmax(a, shape) {
       const x = tensor(backend, a, shape);
       return contender(() => softmax(x), [x]);
+    },
+    /** Causal, of the last `tokens` of so many positions, by grouped heads of 64 numbers. */
+    attention(numbers, { tokens, positions, heads, kvHeads }) {
+      const part = (rows, n) => tensor(backend, numbers.subarray(0, rows * n * 64), [rows, n, 64]);
+      const [q, k, v] = [part(tokens, heads), part(positions, kvHeads), part(positions, kvHeads)];
+      const attributes = { scale: 0.125, causal: true, window: undefined, cap: undefined };
+      return contender(() => attention(q, k, v, attributes), [q, k, v]);
     },
     /** The values; the vectors are computed too. */
     eigh(data, n) {

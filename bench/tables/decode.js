@@ -6,12 +6,15 @@ import { storedAs } from "../model-file.js";
 export const name = "decode";
 export const title = "A model of 135M parameters, one thread, end to end, weights stored alike";
 
-const PROMPT = 128;
+export const PROMPT = 128;
 const COUNT = 48;
 const PREFILL = 512;
 
-/** A text whose continuation is certain. */
-const counting = Array.from({ length: PREFILL }, (_, i) => i + 1).join(", ");
+/** Tokens of a text whose continuation is certain. */
+export function countingIds(model) {
+  const text = Array.from({ length: PREFILL }, (_, i) => i + 1).join(", ");
+  return model.assets.tokenizer.encode(text).slice(0, PREFILL);
+}
 
 /** Greedy texts may part where two tokens are nearly as likely: the roundings differ. */
 const SAME = 8;
@@ -24,12 +27,12 @@ export async function* cases(bench) {
   for (const dtype of ["BF16", "Q8_0"]) {
     const file = await storedAs(bench.model, dtype);
     const model = await loadModel(file, { backend });
-    const ids = model.assets.tokenizer.encode(counting).slice(0, PREFILL);
+    const ids = countingIds(model);
     const prompt = ids.slice(0, PROMPT);
     yield {
       title: `decode, ${dtype}`,
       contenders: [
-        own(model, prompt),
+        ownDecode(model, prompt),
         ...(await each(peers, (p) => p.decode(file, prompt, COUNT))),
       ],
       check: agreeWith((await greedy(model, prompt)).ids),
@@ -57,17 +60,19 @@ async function greedy(model, prompt) {
   return { ids, ms };
 }
 
-function own(model, prompt) {
+/** The continuation of a prompt by a model, token by token. */
+export function ownDecode(model, prompt, who = "transmla") {
   return {
-    who: "transmla",
+    who,
     time: async () => (await greedy(model, prompt)).ms,
     result: async () => (await greedy(model, prompt)).ids,
   };
 }
 
-function ownPrefill(model, ids) {
+/** The logits of the last of some tokens by a model. */
+export function ownPrefill(model, ids, who = "transmla") {
   return {
-    who: "transmla",
+    who,
     time: async () => {
       const start = performance.now();
       const cache = model.createCache(ids.length);
