@@ -21,7 +21,7 @@ import type { Model } from "../model/model.ts";
 import { openModel, type CommandContext } from "./context.ts";
 import { fileWindows, sampleIds } from "./inputs.ts";
 import { formatSmall } from "./report.ts";
-import { WorkFolder } from "./work-folder.ts";
+import { weightFiles, WorkFolder } from "./work-folder.ts";
 
 /** Windows that are sampled from the model when no text is given, each from another seed. */
 const SAMPLED_WINDOWS = 8;
@@ -82,7 +82,8 @@ export async function latentConversion(
   const ingredients = { method: "latent", recipe, fold, components, queryRank, target } as const;
   const split = sizes ? undefined : heldOutWindows(windows);
   const asked = { ...ingredients, cache, ...sizes };
-  const work = await WorkFolder.open(`${to}.partial`, { from: path, json, asked, windows });
+  const files = await weightFiles(folder.path);
+  const work = await WorkFolder.open(`${to}.partial`, { from: path, files, json, asked, windows });
   if (work.layers > 0) {
     context.report.remark(`${work.layers} of ${config.layers} layers were converted before`);
   }
