@@ -11,18 +11,17 @@ import {
 
 import type { ModelConfig } from "../../model/config/model-config.ts";
 import { feedForward } from "../../model/feed-forward.ts";
-import type { DenseWeights, Linear } from "../../model/weights.ts";
-import { zeros, type HostTensor } from "../host-tensor.ts";
-import { owned } from "./algebra/device.ts";
+import type { DenseWeights } from "../../model/weights.ts";
+import type { HostTensor } from "../host-tensor.ts";
 import type { LayerInputs } from "./source-layer.ts";
 
-/** What a layer does behind its attention. */
-export interface BehindAttention {
+/** What a layer does behind its attention, on the backend of the streams. */
+export interface BehindAttention extends Disposable {
   /** Added to the outputs of the attention. */
-  readonly outputBias?: HostTensor | undefined;
+  readonly outputBias: Tensor | undefined;
   /** The weight of the norm between the branches. */
-  readonly norm: HostTensor;
-  readonly feedForward: DenseWeights<HostTensor>;
+  readonly norm: Tensor;
+  readonly feedForward: DenseWeights<Tensor>;
 }
 
 /** The residual streams of all calibration windows, between two layers of the original model. */
@@ -36,13 +35,13 @@ export class CalibrationStream implements Disposable {
    *
    * @param backend - Where the streams live.
    * @param config - The original model.
-   * @param embeddings - `[vocab, D]`.
+   * @param embeddings - The rows `[D]` of the token ids that occur.
    * @param windows - Token ids.
    */
   constructor(
     backend: Backend,
     config: ModelConfig,
-    embeddings: HostTensor,
+    embeddings: ReadonlyMap<number, Float32Array>,
     windows: readonly (readonly number[])[],
   ) {
     this.#backend = backend;
@@ -50,9 +49,7 @@ export class CalibrationStream implements Disposable {
     this.#streams = windows.map((ids) => {
       const width = config.hiddenSize;
       const rows = new Float32Array(ids.length * width);
-      for (const [t, id] of ids.entries()) {
-        rows.set(embeddings.data.subarray(id * width, (id + 1) * width), t * width);
-      }
+      for (const [t, id] of ids.entries()) rows.set(embeddings.get(id)!, t * width);
       return tensor(backend, rows, [ids.length, width]);
     });
   }
@@ -87,26 +84,13 @@ export class CalibrationStream implements Disposable {
    * @param behind - The rest of it.
    */
   advance(layer: number, outputs: readonly Tensor[], behind: BehindAttention): void {
-    const upload = ({ shape, data }: HostTensor): Tensor => tensor(this.#backend, data, shape);
-    using weights = owned(() => ({
-      outputBias: upload(behind.outputBias ?? zeros(behind.norm.data.length)),
-      norm: upload(behind.norm),
-      gate: upload(behind.feedForward.gate.weight),
-      up: upload(behind.feedForward.up.weight),
-      down: upload(behind.feedForward.down.weight),
-    }));
-    const linear = (weight: Tensor): Linear<Tensor> => ({ weight, bias: undefined });
-    const dense = {
-      kind: "dense" as const,
-      gate: linear(weights.gate),
-      up: linear(weights.up),
-      down: linear(weights.down),
-    };
+    const { outputBias, norm, feedForward: dense } = behind;
     for (const [window, stream] of this.#streams.entries()) {
       this.#streams[window] = scope(() => {
-        const y = add(stream, add(outputs[window]!, weights.outputBias));
-        const h = rmsNorm(y, weights.norm, { eps: this.#config.normEps, offset: 0 });
-        return add(y, feedForward(h, dense, this.#config, layer));
+        const output = outputs[window]!;
+        const y = add(stream, outputBias ? add(output, outputBias) : output);
+        const h = rmsNorm(y, norm, { eps: this.#config.normEps, offset: 0 });
+        return add(y, feedForward(h, { kind: "dense", ...dense }, this.#config, layer));
       });
       stream.dispose();
     }
@@ -131,11 +115,12 @@ export function requireWindows(
 ): void {
   if (windows.length === 0) fail(ArgumentError, "calibration", "there are no windows");
   for (const [index, ids] of windows.entries()) {
-    if (ids.length === 0 || ids.length > contextLength) {
+    // One token attends to itself only: there is nothing to learn from it.
+    if (ids.length < 2 || ids.length > contextLength) {
       fail(
         ArgumentError,
         "calibration",
-        `window ${index} has ${ids.length} tokens; it must have 1 to ${contextLength}`,
+        `window ${index} has ${ids.length} tokens; it must have 2 to ${contextLength}`,
       );
     }
     const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);

@@ -2,7 +2,8 @@ import { concat, matmul, scope, type Tensor } from "@transmla/core";
 import { identity, type LinalgOptions } from "@transmla/core/linalg";
 
 import { unitPhases, type ComplexVector } from "./algebra/complex-pairs.ts";
-import { upload } from "./algebra/device.ts";
+import { RelativeError, upload } from "./algebra/device.ts";
+import { rowsOf } from "./algebra/matrices.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
 import type { VisitedLayer } from "./latent-run.ts";
 import { slotChoice, type CompleteRecipe } from "./recipe.ts";
@@ -13,10 +14,12 @@ import {
   withBiasColumns,
   withOnes,
   type AttentionTensors,
+  type HeadNormWeights,
   type LayerInputs,
   type SourceAttention,
 } from "./source-layer.ts";
 import { jointLatent, type JointLatent } from "./steps/joint-latent.ts";
+import { linearHeads, linearOutputs } from "./steps/linear-heads.ts";
 import { LogitSquares, type KeyFeatures } from "./steps/logit-gradient.ts";
 import { refitLogits } from "./steps/logit-refit.ts";
 import { fitMeanPhases } from "./steps/mean-phase.ts";
@@ -27,11 +30,15 @@ import { chooseSlots, type Slots } from "./steps/slots.ts";
 
 /** What is known of a layer from calibration, for every recipe. */
 export interface CalibratedLayer extends Disposable {
+  /** The layer, with linear queries and keys where a conversion needs them to be. */
+  readonly source: SourceAttention;
   readonly moments: Moments;
   /** The weights on the backend. */
   readonly tensors: AttentionTensors;
   /** The outputs of the original attention, `[T, D]` for each window. */
   readonly outputs: readonly Tensor[];
+  /** `Σ |y' - y|² / Σ |y|²` of the attention output with linear queries and keys in place of normalised ones. */
+  readonly linearError: number | undefined;
 }
 
 /** A converted layer and the steps to it. */
@@ -47,38 +54,78 @@ export interface ConvertedLayer {
   readonly error: number;
 }
 
+/** How a layer is calibrated. */
+export interface CalibrateOptions {
+  /** The kernels. */
+  readonly linalg?: LinalgOptions | undefined;
+  /** The first position that counts as a key: 1 where the first one is kept exactly; 0 when absent. */
+  readonly firstKey?: 0 | 1 | undefined;
+  /** Whether queries and keys must be linear in the inputs, without norms. */
+  readonly linear?: boolean | undefined;
+}
+
 /**
  * Runs the original attention of a layer over all windows.
  *
- * @param source - The layer.
+ * @param original - The layer.
  * @param inputs - Its inputs.
- * @param options - The kernels.
- * @param start - The first position that counts as a key: 1 where the first one is kept exactly.
+ * @param options - How.
  * @returns Moments, and tensors that the caller disposes of.
  */
 export async function calibrateLayer(
-  source: SourceAttention,
+  original: SourceAttention,
   inputs: LayerInputs,
-  options: LinalgOptions = {},
-  start: 0 | 1 = 0,
+  { linalg = {}, firstKey = 0, linear = false }: CalibrateOptions = {},
 ): Promise<CalibratedLayer> {
-  const tensors = uploadAttention(inputs.backend, source, inputs.positions);
-  const outputs: Tensor[] = [];
-  const dispose = (): void => {
-    tensors[Symbol.dispose]();
-    for (const output of outputs) output.dispose();
-  };
+  const own = uploadAttention(inputs.backend, original, inputs.positions);
+  const made: Disposable[] = [own];
+  const dispose = (): void => made.forEach((held) => held[Symbol.dispose]());
   try {
-    const sums = new MomentSums(source, start);
+    const { source, tensors } =
+      linear && original.norms
+        ? await withLinearHeads({ ...original, norms: original.norms }, inputs, own, linalg)
+        : { source: original, tensors: own };
+    if (tensors.linear) made.push(tensors.linear);
+    const sums = new MomentSums(source, firstKey);
+    const error = new RelativeError();
+    const outputs: Tensor[] = [];
     for (let window = 0; window < inputs.windows; window++) {
       using x = inputs.at(window);
-      outputs.push(await sums.add(x, tensors));
+      const output = await sums.add(x, tensors);
+      made.push(output);
+      outputs.push(output);
+      if (!tensors.linear) continue;
+      using found = scope(() => linearOutputs(x, tensors, source));
+      await error.add(found, output);
     }
-    return { moments: sums.finish(options), tensors, outputs, [Symbol.dispose]: dispose };
+    return {
+      source,
+      moments: sums.finish(linalg),
+      tensors,
+      outputs,
+      linearError: tensors.linear && error.value,
+      [Symbol.dispose]: dispose,
+    };
   } catch (error) {
     dispose();
     throw error;
   }
+}
+
+/** A layer with linear queries and keys, on the backend beside the normalised ones. */
+async function withLinearHeads(
+  source: SourceAttention & { readonly norms: HeadNormWeights },
+  inputs: LayerInputs,
+  tensors: AttentionTensors,
+  options: LinalgOptions,
+): Promise<{ readonly source: SourceAttention; readonly tensors: AttentionTensors }> {
+  const rows = await linearHeads(source, inputs, tensors, options);
+  const q = rowsOf(rows, 0, source.q.rows);
+  const k = rowsOf(rows, source.q.rows, rows.rows);
+  return {
+    source: { ...source, q, k, norms: undefined },
+    tensors: { ...tensors, linear: upload(inputs.backend, rows) },
+  };
 }
 
 /**

@@ -1,14 +1,14 @@
 import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
 
 import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
-import { deepseekLimit, narrowRopeLimit } from "../deepseek-limits.ts";
+import { deepseekLimit, isHeadNorm, narrowRopeLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
 import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
 import { requireWindows } from "./calibration-stream.ts";
 import { convertLayer } from "./convert-layer.ts";
 import { latentConfig, latentTensors } from "./export.ts";
 import type { LatentLayer } from "./latent-layer.ts";
-import { LatentRun } from "./latent-run.ts";
+import { LatentRun, type VisitedLayer } from "./latent-run.ts";
 import { keptLayer, type LayerStore, type StoredLayer } from "./layer-store.ts";
 import type { ProjectedRecipe } from "./projected/recipe.ts";
 import { PublishedRun } from "./published/published-run.ts";
@@ -29,6 +29,8 @@ export interface LayerReport {
   readonly error: number;
   /** The same with the original output matrix, where another one has been fitted. */
   readonly errorBefore: number | undefined;
+  /** The same with linear queries and keys and nothing else, where they stand for normalised ones. */
+  readonly linearError?: number | undefined;
   /** The energies of the components of keys and values, descending, of which the latent holds the first. */
   readonly eigenvalues: Float64Array;
 }
@@ -64,11 +66,12 @@ export function calibrationRecord(
 
 /** What a layer's report says of a layer that was kept. */
 export function layerReport(layer: number, { facts }: StoredLayer): LayerReport {
-  const { error, errorBefore, eigenvalues } = facts;
+  const { error, errorBefore, linearError, eigenvalues } = facts;
   return {
     layer,
     error: error as number,
     errorBefore: errorBefore as number | undefined,
+    linearError: linearError as number | undefined,
     eigenvalues: Float64Array.from(eigenvalues as readonly number[]),
   };
 }
@@ -100,14 +103,10 @@ export function latentMethod(
   const layers = new SourceLayers(config, attention, weights);
   let run: LayerConversion | undefined;
   return {
-    config: latentConfig(
-      json,
-      config,
-      attention,
-      complete,
-      biased,
-      calibrationRecord(calibration, about),
-    ),
+    config: latentConfig(json, config, attention, complete, biased, {
+      ...(weights.names.some(isHeadNorm) && { head_norms: "linear" }),
+      ...calibrationRecord(calibration, about),
+    }),
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
@@ -139,6 +138,7 @@ interface Converted {
   readonly latent: JointLatent;
   readonly errorBefore?: number;
   readonly error: number;
+  readonly linearError?: number | undefined;
 }
 
 /** Converts layers in their order. */
@@ -148,13 +148,14 @@ interface LayerConversion extends Disposable {
 
 function storedLayer(
   { config, attention }: GroupedSource,
-  { layer, errorBefore, error, latent }: Converted,
+  { layer, errorBefore, error, linearError, latent }: Converted,
 ): StoredLayer {
   return {
     tensors: latentTensors(layer, attention, residualScale(config.normEps)),
     facts: {
       error,
       ...(errorBefore !== undefined && { errorBefore }),
+      ...(linearError !== undefined && { linearError }),
       eigenvalues: [...latent.eigenvalues],
     },
   };
@@ -181,9 +182,10 @@ export async function convertCandidates(
   requireWindows(windows, config);
   const complete = candidates.map(({ recipe }) => completeRecipe(recipe, attention));
   const layers = new SourceLayers(config, attention, weights);
-  using run = new LatentRun(config, layers, { backend, windows }, async (layer) => {
+  const options = { backend, windows, linear: true };
+  using run = new LatentRun(config, layers, options, async (layer) => {
     for (const [i, recipe] of complete.entries()) {
-      const converted = await convertLayer(layer, recipe);
+      const converted = await convertStock(layer, recipe);
       await candidates[i]!.layers.write(layer.index, storedLayer(source, converted));
     }
   });
@@ -203,21 +205,30 @@ function startRun(
   const options = { backend, windows };
   return recipe.recipe === "transmla"
     ? new PublishedRun(config, layers, { ...options, recipe })
-    : new LatentRun(config, layers, options, async (layer) => convertLayer(layer, recipe));
+    : new LatentRun(config, layers, { ...options, linear: true }, async (layer) =>
+        convertStock(layer, recipe),
+      );
 }
 
-/** Throws unless DeepSeek-V3 holds the model; says whether it takes biases. */
+async function convertStock(layer: VisitedLayer, recipe: CompleteRecipe): Promise<Converted> {
+  const { linearError } = layer.calibrated;
+  return { ...(await convertLayer(layer, recipe)), linearError };
+}
+
+/** Throws unless DeepSeek-V3 holds the model, but for norms of heads; says whether it takes biases. */
 function requireExpressible(
   { config, weights }: GroupedSource,
   recipe: LatentRecipe | PublishedRecipe | ProjectedRecipe,
 ): boolean {
-  const biased = hasAttentionBias(weights.names);
-  const isPlain =
-    recipe.recipe !== "transmla" && (!("queryRank" in recipe) || recipe.queryRank === undefined);
+  const { names } = weights;
+  const biased = hasAttentionBias(names);
+  const isDefault = recipe.recipe !== "transmla";
+  const isPlain = !("queryRank" in recipe) || (recipe.queryRank ?? "full") === "full";
+  const others = isDefault && !biased ? names.filter((name) => !isHeadNorm(name)) : names;
   const missing =
     biased && !isPlain
-      ? "attention bias with --recipe transmla or --query-rank"
-      : (deepseekLimit(config, weights.names) ?? narrowRopeLimit(config));
+      ? "attention bias with --query-rank"
+      : (deepseekLimit(config, others) ?? narrowRopeLimit(config));
   if (missing === undefined) return biased;
   const problem = `latent writes DeepSeek-V3, which has no ${missing}; use --method factored, or --target own`;
   return fail(UnsupportedError, "convert", problem);

@@ -245,7 +245,7 @@ export class LogitSquares implements Disposable {
     const p = group.weights.slice(1, query, query + 1).reshape([H, S]);
     const deviations = sub(u, matmul(p, u).reshape([H, 1, width])); // [H, S, w]
     const weighted = mul(p.reshape([H, S, 1]), deviations);
-    return { sums: matmul(weighted.transpose(), u) };
+    return { sums: matmul(weighted.transpose(), deviations) };
   }
 
   /** Frees what is kept of the windows. */

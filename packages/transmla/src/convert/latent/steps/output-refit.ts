@@ -1,5 +1,5 @@
 import { matmul, mul, sub, sum, type Tensor } from "@transmla/core";
-import { matrix, multiply, solve, transpose, type LinalgOptions } from "@transmla/core/linalg";
+import { matrix, solve, transpose, type LinalgOptions } from "@transmla/core/linalg";
 import type { Matrix } from "@transmla/core/linalg";
 
 import { accumulate, gram, readOut, total } from "../algebra/device.ts";
@@ -77,10 +77,11 @@ export class OutputFit {
    */
   finish(original: Matrix, ridge: number, options: LinalgOptions = {}): OutputRefit {
     const damped = matrix(this.#gram.rows, this.#gram.cols, this.#gram.data.slice());
-    addToDiagonal(damped, Math.max(ridge * meanDiagonal(damped), Number.MIN_VALUE));
+    const added = Math.max(ridge * meanDiagonal(damped), Number.MIN_VALUE);
+    addToDiagonal(damped, added);
     const change = solve(damped, this.#products, options); // [H d, D]
-    const fitted = innerProduct(change, multiply(this.#gram, change, options));
-    const removed = 2 * innerProduct(change, this.#products) - fitted;
+    // 2 <change, products> - <change, gram change>, with gram change = products - added change.
+    const removed = innerProduct(change, this.#products) + added * innerProduct(change, change);
     return {
       output: weightedSum([
         [1, original],
