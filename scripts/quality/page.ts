@@ -113,7 +113,7 @@ export function qualityPicture(results: Results): string {
 }
 
 /** A table in Markdown, its columns aligned as the formatter has them. */
-function markdown(table: Table): string {
+export function markdown(table: Table): string {
   const [header, ...rows] = aligned(table);
   const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
   const rule = header!.map((cell) => "-".repeat(cell.length));
