@@ -128,6 +128,26 @@ backendProperty(
   },
 );
 
+backendProperty(
+  {
+    id: "P43",
+    statement: "moments do not depend on the backend: they are those of the CPU backend",
+    tolerance: "1e-4 relative, f32",
+    runs: 3,
+  },
+  [layerSizes()],
+  async (backend, size) => {
+    const layer = groupedLayer(size);
+    const sequences = sequencesOf(layer, 2);
+    const [, cpu] = backends[0]!;
+    expectEqual(
+      await gathered(backend, layer, sequences),
+      await gathered(cpu, layer, sequences),
+      SINGLE,
+    );
+  },
+);
+
 const convertible = sourceSizes.filter(({ headDim }) => headDim >= 4);
 
 /** A latent conversion of a random model, calibrated on random tokens. */
