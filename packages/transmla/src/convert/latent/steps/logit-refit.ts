@@ -118,8 +118,7 @@ function closedMaps({ source, slots, phases, layer }: ClosedForm): Matrix[] {
 
 function inverseRoot(moment: Matrix, options: LinalgOptions): Matrix {
   const damped = { ...moment, data: moment.data.slice() };
-  // The least number serves a head without queries, whose gradient is zero.
-  addToDiagonal(damped, Math.max(DAMPING * meanDiagonal(moment), 1e-30));
+  addToDiagonal(damped, DAMPING * meanDiagonal(moment));
   return symmetricPower(damped, -0.5, 0, options);
 }
 
