@@ -150,7 +150,8 @@ function cell([family, , change, optional]: Row, [, outcome, methodOf]: Column):
         plan.map(({ name }) => name),
         "F32",
       );
-    return outcome;
+    const conversion = result["transmla_conversion"] as HuggingFaceConfig | undefined;
+    return conversion?.["head_norms"] === "linear" ? `${outcome}, no norms` : outcome;
   } catch (error) {
     return `no (${reasonNumber((error as Error).message)})`;
   }

@@ -6,10 +6,8 @@ import { best, type Measurement, type Quality, type Results, type Setting } from
 const recipes: readonly (readonly [Setting["recipe"], string])[] = [
   ["transmla", "published"],
   ["default", "default"],
-  ["refined", "default, --refine"],
   ["transformers", "Transformers only"],
   ["own", "own format"],
-  ["own-refined", "own format, --refine"],
 ];
 
 /** Rows of cells, the first being the header. */
@@ -115,7 +113,7 @@ export function qualityPicture(results: Results): string {
 }
 
 /** A table in Markdown, its columns aligned as the formatter has them. */
-function markdown(table: Table): string {
+export function markdown(table: Table): string {
   const [header, ...rows] = aligned(table);
   const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
   const rule = header!.map((cell) => "-".repeat(cell.length));

@@ -32,6 +32,8 @@ const cases: readonly (Extents & Omit<AttentionAttributes, "scale">)[] = [
   { T: 2, S: 4, H: 300, G: 2, Dk: 4, Dv: 4, causal: true },
   { T: 1, S: 700, H: 8, G: 1, Dk: 20, Dv: 16, causal: true, window: 300 },
   { T: 3, S: 1500, H: 8, G: 2, Dk: 20, Dv: 16, causal: true, window: 1200 },
+  { T: 1, S: 1300, H: 40, G: 2, Dk: 20, Dv: 16, causal: true },
+  { T: 1, S: 1300, H: 20, G: 1, Dk: 20, Dv: 16, causal: true },
   { T: 5, S: 1100, H: 4, G: 2, Dk: 20, Dv: 16, causal: true, cap: 3 },
   { T: 600, S: 265, H: 3, G: 3, Dk: 4, Dv: 4, causal: false },
 ];

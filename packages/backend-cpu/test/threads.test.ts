@@ -58,6 +58,7 @@ const operations: Readonly<Record<string, (backend: Backend) => Tensor>> = {
   "attention of many rows": (on) => attend(on, { T: 150, S: 400, H: 6, G: 2 }),
   "attention of many rows, q8": (on) => attend(on, { T: 70, S: 600, H: 6, G: 2 }, "q8"),
   "attention of one row": (on) => attend(on, { T: 1, S: 3000, H: 6, G: 2 }),
+  "attention of one token, many heads": (on) => attend(on, { T: 1, S: 2000, H: 40, G: 2 }),
   "attention of three rows, bf16": (on) => attend(on, { T: 3, S: 2000, H: 4, G: 1 }, "bf16"),
   "attention of one row, q8": (on) => attend(on, { T: 1, S: 2000, H: 9, G: 1, window: 1700 }, "q8"),
   rmsNorm: (on) => {

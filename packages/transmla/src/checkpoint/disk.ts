@@ -11,7 +11,7 @@ import {
   stat,
   type FileHandle,
 } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 
 import { ArgumentError, fail } from "@transmla/core";
 
@@ -182,8 +182,8 @@ export async function writeFully(
 }
 
 /**
- * Starts a folder on disk that appears complete or not at all: files go to a sibling named `<path>.incomplete-<random>`,
- * and `commit` brings them to the disk and renames it.
+ * Starts a folder on disk that appears complete or not at all: files go to a sibling named `<path>.incomplete-...`, and
+ * `commit` brings them to the disk and renames it. What a process that was killed has left there is removed.
  *
  * @param path - Where the folder will be; its parent exists, and it is itself absent or empty.
  * @throws ArgumentError when something is there already.
@@ -191,7 +191,7 @@ export async function writeFully(
  */
 export async function createOutputFolder(path: string): Promise<OutputFolder> {
   const target = await freeTarget(path);
-  const temporary = incomplete(target);
+  const temporary = await incomplete(target);
   await attempt("createOutputFolder", temporary, mkdir(temporary));
   const names: string[] = [];
   return outputFolder({
@@ -223,7 +223,7 @@ export async function writeTensorFile(
   path: string,
   tensors: ReadonlyMap<string, TensorValues>,
 ): Promise<void> {
-  const output = outputFile(path);
+  const output = await outputFile(path);
   try {
     const plan = [...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
     const writer = await createCheckpoint(output, plan, { maxShardBytes: Infinity });
@@ -254,8 +254,8 @@ export async function createOutputFile(path: string): Promise<OutputFolder> {
 }
 
 /** An output of one file; it goes to a name beside its own and replaces what has that. */
-function outputFile(path: string): OutputFolder {
-  const temporary = incomplete(path);
+async function outputFile(path: string): Promise<OutputFolder> {
+  const temporary = await incomplete(path);
   return outputFolder({
     create: async () => diskSink(temporary),
     commit: async () => {
@@ -266,9 +266,27 @@ function outputFile(path: string): OutputFolder {
   });
 }
 
-/** A name beside a path for what is not complete yet. */
-function incomplete(path: string): string {
-  return `${path}.incomplete-${randomBytes(4).toString("hex")}`;
+/** A name beside a path for what is not complete yet; what processes that are no more have left there is removed. */
+async function incomplete(path: string): Promise<string> {
+  const folder = dirname(path);
+  const prefix = `${basename(path)}.incomplete-`;
+  for (const name of await attempt("create", folder, readdir(folder))) {
+    if (!name.startsWith(prefix)) continue;
+    const [, owner] = /^(\d+)-[0-9a-f]{8}$/.exec(name.slice(prefix.length)) ?? [];
+    if (owner === undefined || isRunning(Number(owner))) continue;
+    const left = join(folder, name);
+    await attempt("create", left, rm(left, { recursive: true, force: true }));
+  }
+  return join(folder, `${prefix}${process.pid}-${randomBytes(4).toString("hex")}`);
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0); // asks only
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== "ESRCH";
+  }
 }
 
 /** Where the folder will really be, when nothing is there that it would replace. */

@@ -21,7 +21,7 @@ import type { Model } from "../model/model.ts";
 import { openModel, type CommandContext } from "./context.ts";
 import { fileWindows, sampleIds } from "./inputs.ts";
 import { formatSmall } from "./report.ts";
-import { WorkFolder } from "./work-folder.ts";
+import { weightFiles, WorkFolder } from "./work-folder.ts";
 
 /** Windows that are sampled from the model when no text is given, each from another seed. */
 const SAMPLED_WINDOWS = 8;
@@ -41,7 +41,6 @@ export interface LatentOptions {
   readonly fold?: number;
   readonly components?: number;
   readonly queryRank?: number;
-  readonly refine?: boolean;
   readonly latentRank?: number;
   readonly ropeDim?: number;
   readonly cache?: number;
@@ -72,10 +71,6 @@ export async function latentConversion(
   if (fold !== undefined && (recipe !== "transmla" || cache !== undefined)) {
     fail(ArgumentError, "--fold", "belongs to --recipe transmla with --rope-dim and --latent-rank");
   }
-  if (options.refine && recipe === "transmla") {
-    fail(ArgumentError, "--refine", "belongs to the default recipe, not to --recipe transmla");
-  }
-  const refine = options.refine ? ("steps" as const) : undefined;
   const sizes = await givenSizes(folder, options);
   using loaded = text === undefined || !sizes ? await openModel(path, context) : undefined;
   const windows =
@@ -84,18 +79,11 @@ export async function latentConversion(
       : await readCalibration(folder, text, options);
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
   const { json, config } = await readConfig(folder);
-  const ingredients = {
-    method: "latent",
-    recipe,
-    fold,
-    components,
-    queryRank,
-    refine,
-    target,
-  } as const;
+  const ingredients = { method: "latent", recipe, fold, components, queryRank, target } as const;
   const split = sizes ? undefined : heldOutWindows(windows);
   const asked = { ...ingredients, cache, ...sizes };
-  const work = await WorkFolder.open(`${to}.partial`, { from: path, json, asked, windows });
+  const files = await weightFiles(folder.path);
+  const work = await WorkFolder.open(`${to}.partial`, { from: path, files, json, asked, windows });
   if (work.layers > 0) {
     context.report.remark(`${work.layers} of ${config.layers} layers were converted before`);
   }
@@ -105,9 +93,7 @@ export async function latentConversion(
     const best = await chooseSizes(loaded!, { recipe, target, cache: cache! }, split, context);
     const { layers, meanKl: _, ...found } = best;
     const asTried =
-      queryRank === undefined &&
-      refine === undefined &&
-      (found.components ?? components) === found.components;
+      queryRank === undefined && (found.components ?? components) === found.components;
     if (asTried) await copyLayers(layers, work, config.layers);
     return found;
   });

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { diskFolder, writeTensorFile } from "../checkpoint/disk.ts";
@@ -109,6 +109,26 @@ export class WorkFolder implements LayerStore {
   async remove(): Promise<void> {
     await rm(this.#path, { recursive: true, force: true });
   }
+}
+
+/**
+ * Names, sizes and times of the files that hold the weights of a model: what a conversion follows from, without reading it.
+ *
+ * @param path - A folder, or a GGUF file.
+ */
+export async function weightFiles(
+  path: string,
+): Promise<readonly (readonly [name: string, size: number, time: number])[]> {
+  const isFolder = (await stat(path)).isDirectory();
+  const names = isFolder
+    ? (await readdir(path)).filter((name) => name.endsWith(".safetensors"))
+    : [""];
+  return Promise.all(
+    names.toSorted().map(async (name) => {
+      const { size, mtimeMs } = await stat(join(path, name));
+      return [name, size, mtimeMs] as const;
+    }),
+  );
 }
 
 const layerName = (layer: number): string => `layer-${String(layer).padStart(5, "0")}`;

@@ -3,6 +3,15 @@ import type { ModelConfig } from "../model/config/model-config.ts";
 /** What keeps a model from being written exactly as DeepSeek-V3, in words that complete "which has no ...". */
 type Limit = (source: ModelConfig, names: readonly string[]) => string | false | undefined;
 
+/**
+ * Whether a weight is that of a norm of queries or keys.
+ *
+ * @param name - Its name.
+ */
+export function isHeadNorm(name: string): boolean {
+  return /\.self_attn\.[qk]_norm\.weight$/.test(name);
+}
+
 const limits: readonly Limit[] = [
   ({ windows, contextLength }) => {
     const window = windows.find(
@@ -18,7 +27,7 @@ const limits: readonly Limit[] = [
     return bias && `feed-forward bias (${bias})`;
   },
   (_, names) => {
-    const norm = names.find((name) => /\.self_attn\.[qk]_norm\.weight$/.test(name));
+    const norm = names.find(isHeadNorm);
     return norm && `norm of queries and keys (${norm})`;
   },
   ({ scoreCap }) =>

@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import {
   mkdir,
@@ -96,7 +97,7 @@ describe("createOutputFolder", () => {
     await writer.write("a", [1, 2, 3]);
     await writer.close();
     const [temporary, ...others] = await readdir(root);
-    expect(temporary).toMatch(/^out\.incomplete-[0-9a-f]{8}$/);
+    expect(temporary).toMatch(/^out\.incomplete-\d+-[0-9a-f]{8}$/);
     expect(others).toEqual([]);
     await output.commit();
     await output.discard(); // of no effect
@@ -130,6 +131,15 @@ describe("createOutputFolder", () => {
     await output.discard();
     await output.discard();
     expect(await readdir(root)).toEqual([]);
+  });
+
+  test("removes what a process that was killed has left, and nothing else", async () => {
+    const { pid } = spawnSync(process.execPath, ["--version"]); // has ended
+    const others = [`out.incomplete-${process.pid}-01234567`, "out.incomplete-notes", "output"];
+    for (const name of [`out.incomplete-${pid}-89abcdef`, ...others]) await mkdir(at(name));
+    const output = await createOutputFolder(at("out"));
+    await output.commit();
+    expect((await readdir(root)).toSorted()).toEqual(["out", ...others].toSorted());
   });
 
   test("replaces nothing", async () => {

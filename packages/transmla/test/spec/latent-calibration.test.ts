@@ -5,12 +5,22 @@ import { expect } from "vitest";
 
 import { uploadAttention } from "../../src/convert/latent/source-layer.ts";
 import { MomentSums, type Moments } from "../../src/convert/latent/steps/moments.ts";
-import { relativeError, SINGLE } from "./errors.ts";
+import { backends } from "../backends.ts";
+import { BROKEN, relativeError, SINGLE } from "./errors.ts";
+import { invertible } from "./inputs/complex.ts";
 import { groupedLayer, layerSizes, type GroupedLayer } from "./inputs/layers.ts";
-import { converted, modelLogits, onBackend, sourceModel, sourceSizes } from "./inputs/models.ts";
+import {
+  converted,
+  modelLogits,
+  onBackend,
+  sourceModel,
+  sourceSizes,
+  type SourceSize,
+  type TinyModel,
+} from "./inputs/models.ts";
 import { referenceMoments, sourceAttention } from "./inputs/moments.ts";
 import { Random } from "./inputs/random.ts";
-import { backendProperty } from "./property.ts";
+import { backendProperty, counterexample } from "./property.ts";
 import type { Rows } from "./reference/attention.ts";
 import { decoderLogits } from "./reference/decoder.ts";
 
@@ -118,6 +128,26 @@ backendProperty(
   },
 );
 
+backendProperty(
+  {
+    id: "P43",
+    statement: "moments do not depend on the backend: they are those of the CPU backend",
+    tolerance: "1e-4 relative, f32",
+    runs: 3,
+  },
+  [layerSizes()],
+  async (backend, size) => {
+    const layer = groupedLayer(size);
+    const sequences = sequencesOf(layer, 2);
+    const [, cpu] = backends[0]!;
+    expectEqual(
+      await gathered(backend, layer, sequences),
+      await gathered(cpu, layer, sequences),
+      SINGLE,
+    );
+  },
+);
+
 const convertible = sourceSizes.filter(({ headDim }) => headDim >= 4);
 
 /** A latent conversion of a random model, calibrated on random tokens. */
@@ -152,9 +182,10 @@ backendProperty(
       "DeepSeek-V3 in f64, with live norms, and the runtime of this library, absorbed and expanded, give the same logits on the checkpoint of a latent conversion",
     tolerance: "1e-4 relative, f32",
   },
-  [convertible, fc.constantFrom("absorbed" as const, "expanded" as const)],
-  async (backend, size, latentForm) => {
-    const result = await latent(backend, sourceModel(size));
+  [convertible, fc.constantFrom("absorbed" as const, "expanded" as const), fc.boolean()],
+  async (backend, size, latentForm, normed) => {
+    const family = normed && !size.biased ? "qwen3" : size.family;
+    const result = await latent(backend, sourceModel({ ...size, family }));
     const expected = decoderLogits(result.tokens, result.json, result.tensors);
     using model = onBackend(backend, result);
     const logits = await modelLogits(model, [result.tokens], { latentForm });
@@ -187,5 +218,90 @@ backendProperty(
     using after = onBackend(backend, result);
     const expected = await modelLogits(before, [source.tokens]);
     expect(relativeError(await modelLogits(after, [source.tokens]), expected)).toBeLessThan(1e-3);
+  },
+);
+
+/**
+ * A model with norms of heads and one kv head, whose inputs of attention all have one length; with `isometric` heads their
+ * queries and keys have, too.
+ */
+function normedModel(size: SourceSize, isometric: boolean): TinyModel {
+  const { headDim, heads } = size;
+  const one = { ...size, family: "qwen3" as const, biased: false, kvHeads: 1, hidden: headDim };
+  const source = sourceModel({ ...one, eps: 1e-6 });
+  const random = new Random(size.seed);
+  const tensors = new Map(source.tensors);
+  const set = (name: string, change: (x: number, i: number) => number): void => {
+    const { shape, data } = tensors.get(name)!;
+    tensors.set(name, { shape, data: data.map(change) });
+  };
+  set("model.embed_tokens.weight", (x) => 50 * x); // beside which epsilon is nothing
+  for (let layer = 0; layer < size.layers; layer++) {
+    const prefix = `model.layers.${layer}.`;
+    set(`${prefix}input_layernorm.weight`, () => 1);
+    if (!isometric) continue;
+    for (const [name, count] of [
+      ["q_proj", heads],
+      ["k_proj", 1],
+    ] as const) {
+      const rows = Array.from(
+        { length: count },
+        () => invertible(random, headDim, "orthogonal").matrix.re,
+      );
+      const data = Float64Array.from(rows.flat(2));
+      tensors.set(`${prefix}self_attn.${name}.weight`, { shape: [count * headDim, headDim], data });
+    }
+  }
+  return { ...source, tensors };
+}
+
+/** The error of the logits of a latent conversion with a slot for every frequency and a latent of full rank. */
+async function fullRankError(
+  backend: Backend,
+  source: TinyModel,
+  size: SourceSize,
+): Promise<number> {
+  const random = new Random(source.tokens.length);
+  const result = await converted(source, {
+    method: "latent",
+    ropeDim: size.headDim,
+    latentRank: 2 * size.headDim,
+    outputRidge: "none",
+    calibration: [random.integers(40, 64), random.integers(30, 64)],
+    backend,
+  });
+  using before = onBackend(backend, source);
+  using after = onBackend(backend, result);
+  const expected = await modelLogits(before, [source.tokens]);
+  return relativeError(await modelLogits(after, [source.tokens]), expected);
+}
+
+backendProperty(
+  {
+    id: "P42",
+    statement:
+      "where the norms of heads divide all tokens by the same number, the linear queries and keys that a stock latent attention has in their place are exact: with one kv head, a slot for every frequency and a latent of full rank the logits are those of the source",
+    tolerance: "1e-3 relative, f32",
+  },
+  [convertible],
+  async (backend, size) => {
+    const source = normedModel(size, true);
+    expect(await fullRankError(backend, source, size)).toBeLessThan(1e-3);
+  },
+);
+
+counterexample(
+  {
+    id: "P42",
+    statement:
+      "where norms of heads divide tokens by other numbers, linear queries and keys change the logits",
+    tolerance: "> 1e-3 relative",
+    runs: 5,
+  },
+  [convertible],
+  async (size) => {
+    const [, backend] = backends[0]!;
+    const source = normedModel(size, false);
+    expect(await fullRankError(backend, source, size)).toBeGreaterThan(BROKEN);
   },
 );

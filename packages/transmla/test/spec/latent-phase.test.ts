@@ -1,4 +1,5 @@
 // What stands for the rotation of the keys that have lost it: a complex factor for each head and frequency.
+import { fc } from "@fast-check/vitest";
 import { tensor } from "@transmla/core";
 import { matrix, multiply, transpose, type Matrix } from "@transmla/core/linalg";
 import { expect } from "vitest";
@@ -7,10 +8,12 @@ import type { ComplexVector } from "../../src/convert/latent/algebra/complex-pai
 import { rowsOf } from "../../src/convert/latent/algebra/matrices.ts";
 import { uploadAttention } from "../../src/convert/latent/source-layer.ts";
 import { MeanPhaseFit } from "../../src/convert/latent/steps/mean-phase.ts";
+import { meanRotation } from "../../src/convert/latent/steps/moments.ts";
 import { chooseSlots, type Slots } from "../../src/convert/latent/steps/slots.ts";
-import { groupedLayer, layerSizes, type GroupedLayer } from "./inputs/layers.ts";
+import { groupedLayer, layerSizes, seeds, type GroupedLayer } from "./inputs/layers.ts";
 import { referenceMoments, sourceAttention } from "./inputs/moments.ts";
-import { backendProperty } from "./property.ts";
+import { Random } from "./inputs/random.ts";
+import { backendProperty, property } from "./property.ts";
 import {
   causalScores,
   groupedScores,
@@ -98,6 +101,38 @@ backendProperty(
         const other = logitError({ layer, slots }, h, factors);
         expect(fitted.error).toBeLessThanOrEqual(other.error + 1e-3 * other.power);
       }
+    }
+  },
+);
+
+property(
+  {
+    id: "P26",
+    statement:
+      "where queries and keys do not depend on their distance Δ, the best constant in place of e^{iΔθ} is its mean, which leaves 1 - |mean|² of the energy of the products; for n distances that are equally frequent |mean| = |sin(nθ/2) / (n sin(θ/2))|",
+    tolerance: "1e-10 of the energy, f64",
+  },
+  [fc.integer({ min: 1, max: 300 }), fc.double({ min: 1e-3, max: 3, noNaN: true }), seeds],
+  (count, theta, seed) => {
+    const random = new Random(seed);
+    const products = random.gaussians(10).map((x) => x ** 2); // |q conj k|²
+    const energy = products.reduce((sum, x) => sum + x, 0);
+    /** What a constant leaves, over all pairs of products and distances. */
+    const left = (re: number, im: number): number => {
+      let squares = 0;
+      for (let distance = 0; distance < count; distance++) {
+        const angle = distance * theta;
+        squares += (Math.cos(angle) - re) ** 2 + (Math.sin(angle) - im) ** 2;
+      }
+      return (energy * squares) / count;
+    };
+    const mean = meanRotation(new Float64Array(count).fill(1), [theta]);
+    const [re, im] = [mean.re[0]!, mean.im[0]!];
+    const modulus = Math.abs(Math.sin((count * theta) / 2) / (count * Math.sin(theta / 2)));
+    expect(Math.abs(Math.hypot(re, im) - modulus)).toBeLessThan(1e-10);
+    expect(Math.abs(left(re, im) - energy * (1 - modulus ** 2))).toBeLessThan(1e-10 * energy);
+    for (const [x, y] of [[1, 0], [0, 0], random.gaussians(2) as [number, number]] as const) {
+      expect(left(re, im)).toBeLessThanOrEqual(left(x, y) + 1e-10 * energy);
     }
   },
 );

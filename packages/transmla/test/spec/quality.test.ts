@@ -11,16 +11,19 @@ import type { HostTensor } from "../../src/convert/host-tensor.ts";
 import { compare, cutWindows } from "../../src/evaluate/evaluate.ts";
 import { loadModel } from "../../src/load.ts";
 import type { Model } from "../../src/model/model.ts";
+import { cpuBackends } from "../backends.ts";
 import { converted, onBackend, type TinyModel } from "./inputs/models.ts";
-import { backendProperty } from "./property.ts";
+import { backendProperty, property } from "./property.ts";
 
-/** The bundled model and 192 tokens of its sample text in two windows. */
+/** The bundled model and tokens of its sample text: 192 in two windows unless said otherwise. */
 async function bundled(
   backend: Backend,
+  length = 96,
+  count = 2,
 ): Promise<{ readonly model: Model; readonly windows: number[][] }> {
   const model = await loadModel(bundledModel, { backend });
-  const text = readFileSync(join(bundledModel, "sample.txt"), "utf8").slice(0, 2000);
-  return { model, windows: cutWindows(model.assets.tokenizer!.encode(text), 96, 2) };
+  const text = readFileSync(join(bundledModel, "sample.txt"), "utf8").slice(0, 8000);
+  return { model, windows: cutWindows(model.assets.tokenizer!.encode(text), length, count) };
 }
 
 backendProperty(
@@ -97,5 +100,31 @@ backendProperty(
     expect(new Set(divergences).size).toBe(4);
     expect(divergences[3]).toBeGreaterThanOrEqual(-1e-9);
     expect(divergences[3]).toBeLessThanOrEqual(1e-6);
+  },
+);
+
+property(
+  {
+    id: "P45",
+    statement:
+      "KL(original, converted) of latent conversions falls as the rank of their latent grows, on text that they were not calibrated on",
+    tolerance: "mean over positions, f32",
+  },
+  [],
+  async () => {
+    const [, backend] = cpuBackends[0]!;
+    const { model, windows } = await bundled(backend, 96, 4);
+    using original = model;
+    const [test, ...calibration] = windows;
+    const divergences: number[] = [];
+    for (const latentRank of [8, 24, 72]) {
+      // In closed form: on so few windows the refit of logits fits noise.
+      const options = { method: "latent", ropeDim: 24, latentRank, logitRefit: false } as const;
+      using latent = await convert(original, { ...options, calibration });
+      const [comparison] = await compare(original, [latent], [test!]);
+      divergences.push(comparison!.meanKl);
+    }
+    expect(divergences).toEqual(divergences.toSorted((a, b) => b - a));
+    expect(divergences[2]).toBeGreaterThan(0);
   },
 );

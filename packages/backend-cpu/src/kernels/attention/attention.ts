@@ -29,7 +29,9 @@ export const attention: CpuKernel<AttentionAttributes> = (memory, out, [q, k, v]
   const divisor = memory.scratch(1);
   memory.f32[divisor] = 1 / attributes.scale;
   convertHeads(memory, q!, plan.queries, "widen");
-  if (memory.simd && tokens * perGroup <= MOST_HEADS) attendByKeys(plan, memory.simd, divisor);
-  else attendByRows(plan, divisor);
+  // One token has few rows to share, and reads all keys.
+  if (memory.simd && (tokens * perGroup <= MOST_HEADS || tokens === 1)) {
+    attendByKeys(plan, memory.simd, divisor);
+  } else attendByRows(plan, divisor);
   convertHeads(memory, out, plan.results, "narrow");
 };

@@ -1,4 +1,4 @@
-import { takeFewRowSteps } from "../../products/heads.ts";
+import { MOST_HEADS, takeFewRowSteps, takeManyRowSteps } from "../../products/heads.ts";
 import { part, type Matrix } from "../../products/matrix.ts";
 import type { Kernels } from "../../simd/kernels.ts";
 import { exp } from "../functions.ts";
@@ -33,7 +33,7 @@ interface Gathered {
 }
 
 /**
- * Attention of few rows. They pass each block of keys apart from the other blocks, and what they gather from each is put
+ * Attention of few rows, or of one token. The rows pass each block of keys apart from the other blocks, and what they gather from each is put
  * together in the end (Dao et al. 2023, "Flash-Decoding"). Threads share the blocks. Within a block all groups have their
  * turn, so that memory is read in order: the keys of one position follow one another.
  *
@@ -60,7 +60,8 @@ export function attendByKeys(plan: Plan, kernels: Kernels, divisor: number): voi
     sums: memory.scratch(blocks * rows),
   };
   const weights = memory.scratch(blocks * rows);
-  const steps = takeFewRowSteps(memory, kernels, {
+  const takeSteps = rowsOfGroup <= MOST_HEADS ? takeFewRowSteps : takeManyRowSteps;
+  const steps = takeSteps(memory, kernels, {
     rows: rowsOfGroup,
     keys: { dtype: keys.dtype, rows: block, columns: Dk },
     values: { dtype: values.dtype, rows: block, columns: Dv },

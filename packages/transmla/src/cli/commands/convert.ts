@@ -109,6 +109,14 @@ export async function convertCommand(
         ? ""
         : `, largest relative error ${formatSmall(rounding.worst)} in ${rounding.worstName}`),
   );
+  const linear = linearErrors(layers);
+  if (linear) {
+    report.remark(
+      "queries and keys are normalised for each head, which DeepSeek-V3 cannot: linear ones in their place change the " +
+        `attention outputs by ${formatPercent(linear.mean)} of their energy, and by ${formatPercent(linear.worst)} in ` +
+        `layer ${linear.worstLayer}; --target own keeps the norms`,
+    );
+  }
   report.result({
     from,
     to,
@@ -118,8 +126,27 @@ export async function convertCommand(
     parameters,
     cachedNumbers: cache,
     rounding,
+    ...(linear && { linear }),
   });
 }
+
+/** What linear queries and keys in place of normalised ones cost, where they are. */
+function linearErrors(
+  layers: readonly LayerReport[],
+): { readonly mean: number; readonly worst: number; readonly worstLayer: number } | undefined {
+  const errors = layers.flatMap(({ layer, linearError }) =>
+    linearError === undefined ? [] : [[layer, linearError] as const],
+  );
+  if (errors.length === 0) return undefined;
+  const [worstLayer, worst] = errors.reduce((most, next) => (next[1] > most[1] ? next : most));
+  return {
+    mean: errors.reduce((sum, [, error]) => sum + error, 0) / errors.length,
+    worst,
+    worstLayer,
+  };
+}
+
+const formatPercent = (share: number): string => `${(100 * share).toPrecision(2)} %`;
 
 /** A method, and where it keeps what it has found. */
 interface Prepared {

@@ -11,18 +11,17 @@ import {
 
 import type { ModelConfig } from "../../model/config/model-config.ts";
 import { feedForward } from "../../model/feed-forward.ts";
-import type { DenseWeights, Linear } from "../../model/weights.ts";
-import { zeros, type HostTensor } from "../host-tensor.ts";
-import { owned } from "./algebra/device.ts";
+import type { DenseWeights } from "../../model/weights.ts";
+import type { HostTensor } from "../host-tensor.ts";
 import type { LayerInputs } from "./source-layer.ts";
 
-/** What a layer does behind its attention. */
-export interface BehindAttention {
+/** What a layer does behind its attention, on the backend of the streams. */
+export interface BehindAttention extends Disposable {
   /** Added to the outputs of the attention. */
-  readonly outputBias?: HostTensor | undefined;
+  readonly outputBias: Tensor | undefined;
   /** The weight of the norm between the branches. */
-  readonly norm: HostTensor;
-  readonly feedForward: DenseWeights<HostTensor>;
+  readonly norm: Tensor;
+  readonly feedForward: DenseWeights<Tensor>;
 }
 
 /** The residual streams of all calibration windows, between two layers of the original model. */
@@ -36,13 +35,13 @@ export class CalibrationStream implements Disposable {
    *
    * @param backend - Where the streams live.
    * @param config - The original model.
-   * @param embeddings - `[vocab, D]`.
+   * @param embeddings - The rows `[D]` of the token ids that occur.
    * @param windows - Token ids.
    */
   constructor(
     backend: Backend,
     config: ModelConfig,
-    embeddings: HostTensor,
+    embeddings: ReadonlyMap<number, Float32Array>,
     windows: readonly (readonly number[])[],
   ) {
     this.#backend = backend;
@@ -50,9 +49,7 @@ export class CalibrationStream implements Disposable {
     this.#streams = windows.map((ids) => {
       const width = config.hiddenSize;
       const rows = new Float32Array(ids.length * width);
-      for (const [t, id] of ids.entries()) {
-        rows.set(embeddings.data.subarray(id * width, (id + 1) * width), t * width);
-      }
+      for (const [t, id] of ids.entries()) rows.set(embeddings.get(id)!, t * width);
       return tensor(backend, rows, [ids.length, width]);
     });
   }
@@ -87,50 +84,14 @@ export class CalibrationStream implements Disposable {
    * @param behind - The rest of it.
    */
   advance(layer: number, outputs: readonly Tensor[], behind: BehindAttention): void {
-    using bias = tensor(this.#backend, outputBias(behind), [this.#config.hiddenSize]);
-    this.passAttention((_, window) => add(outputs[window]!, bias));
-    this.passFeedForward(layer, behind);
-  }
-
-  /**
-   * Passes the attention of a layer.
-   *
-   * @param outputs - Its outputs `[T, D]` of a stream, with their bias.
-   */
-  passAttention(outputs: (stream: Tensor, window: number) => Tensor): void {
-    this.#step((stream, window) => add(stream, outputs(stream, window)));
-  }
-
-  /**
-   * Passes the feed-forward layer behind the attention.
-   *
-   * @param layer - Which layer.
-   * @param behind - Its weights.
-   */
-  passFeedForward(layer: number, { norm, feedForward: { gate, up, down } }: BehindAttention): void {
-    const upload = ({ shape, data }: HostTensor): Tensor => tensor(this.#backend, data, shape);
-    using weights = owned(() => ({
-      norm: upload(norm),
-      gate: upload(gate.weight),
-      up: upload(up.weight),
-      down: upload(down.weight),
-    }));
-    const linear = (weight: Tensor): Linear<Tensor> => ({ weight, bias: undefined });
-    const dense = {
-      kind: "dense" as const,
-      gate: linear(weights.gate),
-      up: linear(weights.up),
-      down: linear(weights.down),
-    };
-    this.#step((stream) => {
-      const h = rmsNorm(stream, weights.norm, { eps: this.#config.normEps, offset: 0 });
-      return add(stream, feedForward(h, dense, this.#config, layer));
-    });
-  }
-
-  #step(next: (stream: Tensor, window: number) => Tensor): void {
+    const { outputBias, norm, feedForward: dense } = behind;
     for (const [window, stream] of this.#streams.entries()) {
-      this.#streams[window] = scope(() => next(stream, window));
+      this.#streams[window] = scope(() => {
+        const output = outputs[window]!;
+        const y = add(stream, outputBias ? add(output, outputBias) : output);
+        const h = rmsNorm(y, norm, { eps: this.#config.normEps, offset: 0 });
+        return add(y, feedForward(h, { kind: "dense", ...dense }, this.#config, layer));
+      });
       stream.dispose();
     }
   }
@@ -140,15 +101,6 @@ export class CalibrationStream implements Disposable {
     for (const stream of this.#streams) stream.dispose();
     this.#streams = [];
   }
-}
-
-/**
- * The bias of the outputs of a layer's attention, `[D]`: zeros where it has none.
- *
- * @param behind - What the layer does behind its attention.
- */
-export function outputBias(behind: BehindAttention): Float64Array {
-  return (behind.outputBias ?? zeros(behind.norm.data.length)).data;
 }
 
 /**
@@ -163,11 +115,12 @@ export function requireWindows(
 ): void {
   if (windows.length === 0) fail(ArgumentError, "calibration", "there are no windows");
   for (const [index, ids] of windows.entries()) {
-    if (ids.length === 0 || ids.length > contextLength) {
+    // One token attends to itself only: there is nothing to learn from it.
+    if (ids.length < 2 || ids.length > contextLength) {
       fail(
         ArgumentError,
         "calibration",
-        `window ${index} has ${ids.length} tokens; it must have 1 to ${contextLength}`,
+        `window ${index} has ${ids.length} tokens; it must have 2 to ${contextLength}`,
       );
     }
     const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);

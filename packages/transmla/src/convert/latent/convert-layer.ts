@@ -2,11 +2,11 @@ import { concat, matmul, scope, type Tensor } from "@transmla/core";
 import { identity, type LinalgOptions } from "@transmla/core/linalg";
 
 import { unitPhases, type ComplexVector } from "./algebra/complex-pairs.ts";
-import { upload } from "./algebra/device.ts";
+import { RelativeError, upload } from "./algebra/device.ts";
+import { rowsOf } from "./algebra/matrices.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
 import type { VisitedLayer } from "./latent-run.ts";
 import { slotChoice, type CompleteRecipe } from "./recipe.ts";
-import { stepLayer } from "./refine/layer-steps.ts";
 import {
   rotate,
   rotationTables,
@@ -14,25 +14,31 @@ import {
   withBiasColumns,
   withOnes,
   type AttentionTensors,
+  type HeadNormWeights,
   type LayerInputs,
   type SourceAttention,
 } from "./source-layer.ts";
 import { jointLatent, type JointLatent } from "./steps/joint-latent.ts";
+import { linearHeads, linearOutputs } from "./steps/linear-heads.ts";
 import { LogitSquares, type KeyFeatures } from "./steps/logit-gradient.ts";
 import { refitLogits } from "./steps/logit-refit.ts";
 import { fitMeanPhases } from "./steps/mean-phase.ts";
 import { MomentSums, type Moments } from "./steps/moments.ts";
-import { OutputFit, type OutputRefit } from "./steps/output-refit.ts";
+import { OutputFit } from "./steps/output-refit.ts";
 import { factorQueries, inputMoment, queryMetrics } from "./steps/query-factors.ts";
 import { chooseSlots, type Slots } from "./steps/slots.ts";
 
 /** What is known of a layer from calibration, for every recipe. */
 export interface CalibratedLayer extends Disposable {
+  /** The layer, with linear queries and keys where a conversion needs them to be. */
+  readonly source: SourceAttention;
   readonly moments: Moments;
   /** The weights on the backend. */
   readonly tensors: AttentionTensors;
   /** The outputs of the original attention, `[T, D]` for each window. */
   readonly outputs: readonly Tensor[];
+  /** `Σ |y' - y|² / Σ |y|²` of the attention output with linear queries and keys in place of normalised ones. */
+  readonly linearError: number | undefined;
 }
 
 /** A converted layer and the steps to it. */
@@ -48,38 +54,78 @@ export interface ConvertedLayer {
   readonly error: number;
 }
 
+/** How a layer is calibrated. */
+export interface CalibrateOptions {
+  /** The kernels. */
+  readonly linalg?: LinalgOptions | undefined;
+  /** The first position that counts as a key: 1 where the first one is kept exactly; 0 when absent. */
+  readonly firstKey?: 0 | 1 | undefined;
+  /** Whether queries and keys must be linear in the inputs, without norms. */
+  readonly linear?: boolean | undefined;
+}
+
 /**
  * Runs the original attention of a layer over all windows.
  *
- * @param source - The layer.
+ * @param original - The layer.
  * @param inputs - Its inputs.
- * @param options - The kernels.
- * @param start - The first position that counts as a key: 1 where the first one is kept exactly.
+ * @param options - How.
  * @returns Moments, and tensors that the caller disposes of.
  */
 export async function calibrateLayer(
-  source: SourceAttention,
+  original: SourceAttention,
   inputs: LayerInputs,
-  options: LinalgOptions = {},
-  start: 0 | 1 = 0,
+  { linalg = {}, firstKey = 0, linear = false }: CalibrateOptions = {},
 ): Promise<CalibratedLayer> {
-  const tensors = uploadAttention(inputs.backend, source, inputs.positions);
-  const outputs: Tensor[] = [];
-  const dispose = (): void => {
-    tensors[Symbol.dispose]();
-    for (const output of outputs) output.dispose();
-  };
+  const own = uploadAttention(inputs.backend, original, inputs.positions);
+  const made: Disposable[] = [own];
+  const dispose = (): void => made.forEach((held) => held[Symbol.dispose]());
   try {
-    const sums = new MomentSums(source, start);
+    const { source, tensors } =
+      linear && original.norms
+        ? await withLinearHeads({ ...original, norms: original.norms }, inputs, own, linalg)
+        : { source: original, tensors: own };
+    if (tensors.linear) made.push(tensors.linear);
+    const sums = new MomentSums(source, firstKey);
+    const error = new RelativeError();
+    const outputs: Tensor[] = [];
     for (let window = 0; window < inputs.windows; window++) {
       using x = inputs.at(window);
-      outputs.push(await sums.add(x, tensors));
+      const output = await sums.add(x, tensors);
+      made.push(output);
+      outputs.push(output);
+      if (!tensors.linear) continue;
+      using found = scope(() => linearOutputs(x, tensors, source));
+      await error.add(found, output);
     }
-    return { moments: sums.finish(options), tensors, outputs, [Symbol.dispose]: dispose };
+    return {
+      source,
+      moments: sums.finish(linalg),
+      tensors,
+      outputs,
+      linearError: tensors.linear && error.value,
+      [Symbol.dispose]: dispose,
+    };
   } catch (error) {
     dispose();
     throw error;
   }
+}
+
+/** A layer with linear queries and keys, on the backend beside the normalised ones. */
+async function withLinearHeads(
+  source: SourceAttention & { readonly norms: HeadNormWeights },
+  inputs: LayerInputs,
+  tensors: AttentionTensors,
+  options: LinalgOptions,
+): Promise<{ readonly source: SourceAttention; readonly tensors: AttentionTensors }> {
+  const rows = await linearHeads(source, inputs, tensors, options);
+  const q = rowsOf(rows, 0, source.q.rows);
+  const k = rowsOf(rows, source.q.rows, rows.rows);
+  return {
+    source: { ...source, q, k, norms: undefined },
+    tensors: { ...tensors, linear: upload(inputs.backend, rows) },
+  };
 }
 
 /**
@@ -89,10 +135,9 @@ export async function calibrateLayer(
  * @param recipe - Sizes and ingredients.
  */
 export async function convertLayer(
-  visited: VisitedLayer,
+  { source, inputs, calibrated, linalg: options }: VisitedLayer,
   recipe: CompleteRecipe,
 ): Promise<ConvertedLayer> {
-  const { source, inputs, teacher, calibrated, linalg: options } = visited;
   const { moments, tensors } = calibrated;
   const slots = chooseSlots(moments, source.attention, slotChoice(recipe), options);
   const frequencies = slots.pairs.map((pair) => source.frequencies[pair]!);
@@ -130,44 +175,23 @@ export async function convertLayer(
   if (recipe.logitRefit) {
     const features = latentFeatures(closed, frequencies);
     const width = recipe.latentRank + recipe.ropeDim;
-    using squares = await LogitSquares.over(source, tensors, features, width, inputs, teacher);
+    using squares = await LogitSquares.over(source, tensors, features, width, inputs);
     const from = { source: factored, moments, slots, phases, layer: closed };
     layer = await refitLogits(from, squares, options);
   }
 
-  const refit = async (unfitted: LatentLayer): Promise<OutputRefit> => {
-    const fit = await outputFit(unfitted, frequencies, visited);
-    const { outputRidge } = recipe;
-    return outputRidge === "none"
-      ? fit.unchanged(unfitted.output)
-      : fit.finish(unfitted.output, outputRidge, options);
-  };
-  const first = await refit(layer);
-  let best = { layer: { ...layer, output: first.output }, error: first.error };
-  if (recipe.refine === "steps") {
-    const stepped = await stepLayer(best.layer, frequencies, visited);
-    const { output, error } = await refit(stepped);
-    if (error < best.error) best = { layer: { ...stepped, output }, error };
-  }
-  return { ...best, moments, slots, phases, latent, errorBefore: first.errorBefore };
-}
-
-/** What is needed to refit the output matrix of a layer, over all windows. */
-async function outputFit(
-  layer: LatentLayer,
-  frequencies: readonly number[],
-  { source, inputs, goal }: VisitedLayer,
-): Promise<OutputFit> {
   const fit = new OutputFit(source.o.cols, source.o.rows);
-  using output = upload(inputs.backend, layer.output);
   using converted = uploadLatent(inputs.backend, layer, frequencies, inputs.positions);
   for (let window = 0; window < inputs.windows; window++) {
     using x = inputs.at(window);
     using heads = scope(() => latentHeads(x, converted, source.attention));
-    using wanted = goal(window);
-    await fit.add(heads, wanted.target, output, wanted.weights);
+    await fit.add(heads, calibrated.outputs[window]!, tensors.o);
   }
-  return fit;
+  const { output, errorBefore, error } =
+    recipe.outputRidge === "none"
+      ? fit.unchanged(source.o)
+      : fit.finish(source.o, recipe.outputRidge, options);
+  return { layer: { ...layer, output }, moments, slots, phases, latent, errorBefore, error };
 }
 
 /** Latent and rotated key of a layer as features of its keys. */

@@ -15,6 +15,8 @@ export interface LatentRunOptions {
   readonly windows: readonly (readonly number[])[];
   /** The first position that counts as a key: 1 where the first one is kept exactly; 0 when absent. */
   readonly firstKey?: 0 | 1 | undefined;
+  /** Whether queries and keys must be linear in the inputs: norms of heads are replaced. */
+  readonly linear?: boolean | undefined;
 }
 
 /** A layer, what is known of it, and the calibration windows as it sees them. */
@@ -22,22 +24,10 @@ export interface VisitedLayer {
   readonly index: number;
   readonly source: SourceAttention;
   readonly inputs: LayerInputs;
-  /** The windows as the original model sees them, where layers before are converted. */
-  readonly teacher?: LayerInputs | undefined;
   readonly calibrated: CalibratedLayer;
   /** The residual streams of the windows before the layer, `[T, D]` each. */
   readonly streams: readonly Tensor[];
-  /** What the converted attention should give of a window; the caller disposes of it. */
-  readonly goal: (window: number) => Goal;
   readonly linalg: LinalgOptions;
-}
-
-/** What a branch should give of a window, and how much each token counts. */
-export interface Goal extends Disposable {
-  /** `[T, D]`. */
-  readonly target: Tensor;
-  /** `[T, 1]`; all alike when absent. */
-  readonly weights?: Tensor | undefined;
 }
 
 /**
@@ -86,25 +76,22 @@ export class LatentRun<T> implements Disposable {
   /** Runs the original over the next layer. */
   async #run<R>(visit: (layer: VisitedLayer) => Promise<R>): Promise<R> {
     const index = this.#next++;
-    const { backend, windows, firstKey = 0 } = this.#options;
+    const { backend, windows, firstKey, linear } = this.#options;
     this.#stream ??= new CalibrationStream(
       backend,
       this.#config,
-      await this.#layers.embeddings(),
+      await this.#layers.embeddings(windows),
       windows,
     );
-    const source = await this.#layers.attention(index);
+    const original = await this.#layers.attention(index);
     using inputs = this.#stream.inputs(await this.#layers.norm(index));
     const linalg = { blas: backend.blas };
-    using calibrated = await calibrateLayer(source, inputs, linalg, firstKey);
+    using calibrated = await calibrateLayer(original, inputs, { linalg, firstKey, linear });
+    const { source } = calibrated;
     const { streams } = this.#stream;
-    const goal = (window: number): Goal => ({
-      target: calibrated.outputs[window]!,
-      [Symbol.dispose]: () => undefined,
-    });
-    const result = await visit({ index, source, inputs, calibrated, streams, goal, linalg });
+    const result = await visit({ index, source, inputs, calibrated, streams, linalg });
     if (this.#next < this.#config.layers) {
-      const behind = await this.#layers.behindAttention(index);
+      using behind = await this.#layers.behindAttention(index, backend);
       this.#stream.advance(index, calibrated.outputs, behind);
     }
     return result;

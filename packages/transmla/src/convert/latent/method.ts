@@ -1,21 +1,23 @@
 import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
 
-import { parseConfig } from "../../model/config/families.ts";
-import type { HuggingFaceConfig } from "../../model/config/model-config.ts";
-import { deepseekLimit, narrowRopeLimit } from "../deepseek-limits.ts";
+import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
+import { deepseekLimit, isHeadNorm, narrowRopeLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
-import { carriedUnder, selfAttention, type GroupedSource, type Method } from "../method.ts";
+import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
 import { requireWindows } from "./calibration-stream.ts";
 import { convertLayer } from "./convert-layer.ts";
 import { latentConfig, latentTensors } from "./export.ts";
 import type { LatentLayer } from "./latent-layer.ts";
-import { LatentRun } from "./latent-run.ts";
+import { LatentRun, type VisitedLayer } from "./latent-run.ts";
 import { keptLayer, type LayerStore, type StoredLayer } from "./layer-store.ts";
 import type { ProjectedRecipe } from "./projected/recipe.ts";
 import { PublishedRun } from "./published/published-run.ts";
-import { completePublished, type PublishedRecipe } from "./published/recipe.ts";
-import { completeRecipe, type LatentRecipe } from "./recipe.ts";
-import { layerRun } from "./refine/refined-run.ts";
+import {
+  completePublished,
+  type CompletePublished,
+  type PublishedRecipe,
+} from "./published/recipe.ts";
+import { completeRecipe, type CompleteRecipe, type LatentRecipe } from "./recipe.ts";
 import { hasAttentionBias, SourceLayers } from "./source-layers.ts";
 import type { JointLatent } from "./steps/joint-latent.ts";
 
@@ -27,6 +29,8 @@ export interface LayerReport {
   readonly error: number;
   /** The same with the original output matrix, where another one has been fitted. */
   readonly errorBefore: number | undefined;
+  /** The same with linear queries and keys and nothing else, where they stand for normalised ones. */
+  readonly linearError?: number | undefined;
   /** The energies of the components of keys and values, descending, of which the latent holds the first. */
   readonly eigenvalues: Float64Array;
 }
@@ -62,11 +66,12 @@ export function calibrationRecord(
 
 /** What a layer's report says of a layer that was kept. */
 export function layerReport(layer: number, { facts }: StoredLayer): LayerReport {
-  const { error, errorBefore, eigenvalues } = facts;
+  const { error, errorBefore, linearError, eigenvalues } = facts;
   return {
     layer,
     error: error as number,
     errorBefore: errorBefore as number | undefined,
+    linearError: linearError as number | undefined,
     eigenvalues: Float64Array.from(eigenvalues as readonly number[]),
   };
 }
@@ -97,31 +102,18 @@ export function latentMethod(
   const residual = residualScale(config.normEps);
   const layers = new SourceLayers(config, attention, weights);
   let run: LayerConversion | undefined;
-  const record = calibrationRecord(calibration, about);
-  const result = latentConfig(json, config, attention, complete, biased, record);
-  const start = (): LayerConversion => {
-    const options = { backend: requireBackend(backend), windows: calibration };
-    if (complete.recipe === "transmla") {
-      const published = new PublishedRun(config, layers, { ...options, recipe: complete });
-      return {
-        convert: async (index) => storedLayer(source, await published.convert(index)),
-        [Symbol.dispose]: () => published[Symbol.dispose](),
-      };
-    }
-    const into = { recipe: complete, result: () => parseConfig(result), residual, store };
-    return layerRun(config, layers, { ...options, ...into }, async (layer) =>
-      storedLayer(source, await convertLayer(layer, complete)),
-    );
-  };
   return {
-    config: result,
+    config: latentConfig(json, config, attention, complete, biased, {
+      ...(weights.names.some(isHeadNorm) && { head_norms: "linear" }),
+      ...calibrationRecord(calibration, about),
+    }),
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
-    layer: async (index) => {
+    attention: async (index) => {
       const stored = await keptLayer(store, index, async () => {
-        run ??= start();
-        return run.convert(index);
+        run ??= startRun(config, layers, complete, calibration, requireBackend(backend));
+        return storedLayer(source, await run.convert(index));
       });
       onLayer?.(layerReport(index, stored));
       return stored.tensors;
@@ -146,22 +138,24 @@ interface Converted {
   readonly latent: JointLatent;
   readonly errorBefore?: number;
   readonly error: number;
+  readonly linearError?: number | undefined;
 }
 
 /** Converts layers in their order. */
 interface LayerConversion extends Disposable {
-  convert(index: number): Promise<StoredLayer>;
+  convert(index: number): Promise<Converted>;
 }
 
 function storedLayer(
   { config, attention }: GroupedSource,
-  { layer, errorBefore, error, latent }: Converted,
+  { layer, errorBefore, error, linearError, latent }: Converted,
 ): StoredLayer {
   return {
-    tensors: selfAttention(latentTensors(layer, attention, residualScale(config.normEps))),
+    tensors: latentTensors(layer, attention, residualScale(config.normEps)),
     facts: {
       error,
       ...(errorBefore !== undefined && { errorBefore }),
+      ...(linearError !== undefined && { linearError }),
       eigenvalues: [...latent.eigenvalues],
     },
   };
@@ -188,9 +182,10 @@ export async function convertCandidates(
   requireWindows(windows, config);
   const complete = candidates.map(({ recipe }) => completeRecipe(recipe, attention));
   const layers = new SourceLayers(config, attention, weights);
-  using run = new LatentRun(config, layers, { backend, windows }, async (layer) => {
+  const options = { backend, windows, linear: true };
+  using run = new LatentRun(config, layers, options, async (layer) => {
     for (const [i, recipe] of complete.entries()) {
-      const converted = await convertLayer(layer, recipe);
+      const converted = await convertStock(layer, recipe);
       await candidates[i]!.layers.write(layer.index, storedLayer(source, converted));
     }
   });
@@ -200,18 +195,40 @@ export async function convertCandidates(
   }
 }
 
-/** Throws unless DeepSeek-V3 holds the model; says whether it takes biases. */
+function startRun(
+  config: ModelConfig,
+  layers: SourceLayers,
+  recipe: CompleteRecipe | CompletePublished,
+  windows: Calibration["calibration"],
+  backend: Backend,
+): LayerConversion {
+  const options = { backend, windows };
+  return recipe.recipe === "transmla"
+    ? new PublishedRun(config, layers, { ...options, recipe })
+    : new LatentRun(config, layers, { ...options, linear: true }, async (layer) =>
+        convertStock(layer, recipe),
+      );
+}
+
+async function convertStock(layer: VisitedLayer, recipe: CompleteRecipe): Promise<Converted> {
+  const { linearError } = layer.calibrated;
+  return { ...(await convertLayer(layer, recipe)), linearError };
+}
+
+/** Throws unless DeepSeek-V3 holds the model, but for norms of heads; says whether it takes biases. */
 function requireExpressible(
   { config, weights }: GroupedSource,
   recipe: LatentRecipe | PublishedRecipe | ProjectedRecipe,
 ): boolean {
-  const biased = hasAttentionBias(weights.names);
-  const isPlain =
-    recipe.recipe !== "transmla" && (!("queryRank" in recipe) || recipe.queryRank === undefined);
+  const { names } = weights;
+  const biased = hasAttentionBias(names);
+  const isDefault = recipe.recipe !== "transmla";
+  const isPlain = !("queryRank" in recipe) || (recipe.queryRank ?? "full") === "full";
+  const others = isDefault && !biased ? names.filter((name) => !isHeadNorm(name)) : names;
   const missing =
     biased && !isPlain
-      ? "attention bias with --recipe transmla or --query-rank"
-      : (deepseekLimit(config, weights.names) ?? narrowRopeLimit(config));
+      ? "attention bias with --query-rank"
+      : (deepseekLimit(config, others) ?? narrowRopeLimit(config));
   if (missing === undefined) return biased;
   const problem = `latent writes DeepSeek-V3, which has no ${missing}; use --method factored, or --target own`;
   return fail(UnsupportedError, "convert", problem);

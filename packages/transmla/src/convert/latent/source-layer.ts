@@ -89,6 +89,8 @@ export type AttentionTensors = Readonly<
   Record<"q" | "k" | "v" | "o" | "cos" | "sin", Tensor> &
     Partial<Record<"qBias" | "kBias" | "vBias" | "qNorm" | "kNorm", Tensor>>
 > & {
+  /** `[H d + g d, D]`: linear queries and keys that stand for normalised ones, where a conversion needs such. */
+  readonly linear?: Tensor | undefined;
   /** How heads are normalised. */
   readonly norm?: Pick<HeadNormWeights, "eps" | "offset"> | undefined;
 };
@@ -165,7 +167,10 @@ export function rotate(x: Tensor, { cos, sin }: Rotation): Tensor {
   return rope(x, cos.slice(0, 0, T), sin.slice(0, 0, T), { interleaved: false });
 }
 
-/** Queries `[T, H, d]`, keys and values `[T, g, d]` of a window; those without "rotated" are before RoPE. */
+/**
+ * Queries `[T, H, d]`, keys and values `[T, g, d]` of a window; those without "rotated" are before RoPE, and linear in the
+ * inputs where a conversion needs them to be. Those that are rotated are the original ones always.
+ */
 export type Projected = Readonly<
   Record<"queries" | "keys" | "values" | "rotatedQueries" | "rotatedKeys", Tensor>
 >;
@@ -187,9 +192,11 @@ export function project(x: Tensor, layer: AttentionTensors, c: GroupedAttention)
     weight && layer.norm ? rmsNorm(heads, weight, layer.norm) : heads;
   const queries = normed(split("q", c.heads), layer.qNorm);
   const keys = normed(split("k", c.kvHeads), layer.kNorm);
+  const width = c.heads * c.headDim;
+  const linear = layer.linear && matmul(x, layer.linear.transpose());
   return {
-    queries,
-    keys,
+    queries: linear?.slice(1, 0, width).reshape(queries.shape) ?? queries,
+    keys: linear?.slice(1, width, linear.shape[1]!).reshape(keys.shape) ?? keys,
     values: split("v", c.kvHeads),
     rotatedQueries: rotate(queries, layer),
     rotatedKeys: rotate(keys, layer),

@@ -1,3 +1,4 @@
+import { tensor, type Backend, type Tensor } from "@transmla/core";
 import type { Matrix } from "@transmla/core/linalg";
 
 import { layerPrefix } from "../../model/bind-weights.ts";
@@ -21,36 +22,39 @@ export function hasAttentionBias(names: readonly string[]): boolean {
 export class SourceLayers {
   readonly #config: ModelConfig;
   readonly #attention: GroupedAttention;
-  readonly #weights: Pick<WeightReader, "has" | "read" | "names">;
+  readonly #weights: WeightReader;
 
   /**
    * @param config - The model, of LLaMA architecture.
    * @param attention - Its attention.
    * @param weights - Its weights.
    */
-  constructor(
-    config: ModelConfig,
-    attention: GroupedAttention,
-    weights: Pick<WeightReader, "has" | "read" | "names">,
-  ) {
+  constructor(config: ModelConfig, attention: GroupedAttention, weights: WeightReader) {
     this.#config = config;
     this.#attention = attention;
     this.#weights = weights;
   }
 
-  /** Whether there is a weight of this name. */
-  has(name: string): boolean {
-    return this.#weights.has(name);
-  }
-
-  /** Any weight by its name. */
-  read(name: string): Promise<HostTensor> {
-    return this.#weights.read(name);
-  }
-
-  /** `[vocab, D]`. */
-  embeddings(): Promise<HostTensor> {
-    return this.#weights.read("model.embed_tokens.weight");
+  /**
+   * The embeddings `[D]` of the tokens that occur in windows; the matrix is read a piece at a time.
+   *
+   * @param windows - Token ids.
+   */
+  async embeddings(
+    windows: readonly (readonly number[])[],
+  ): Promise<ReadonlyMap<number, Float32Array>> {
+    const width = this.#config.hiddenSize;
+    const rows = new Map(windows.flat().map((id) => [id, new Float32Array(width)]));
+    let start = 0;
+    for await (const piece of this.#weights.pieces("model.embed_tokens.weight")) {
+      const end = start + piece.length;
+      for (let id = Math.floor(start / width); id * width < end; id++) {
+        const [from, to] = [Math.max(id * width, start), Math.min((id + 1) * width, end)];
+        rows.get(id)?.set(piece.subarray(from - start, to - start), from - id * width);
+      }
+      start = end;
+    }
+    return rows;
   }
 
   /** The weight of the norm before the attention of a layer. */
@@ -100,23 +104,41 @@ export class SourceLayers {
     };
   }
 
-  /** What a layer does behind its attention. */
-  async behindAttention(layer: number): Promise<BehindAttention> {
-    const linear = async (name: string): Promise<Linear<HostTensor>> => ({
-      weight: await this.#weights.read(`${layerPrefix(layer)}mlp.${name}_proj.weight`),
+  /**
+   * What a layer does behind its attention. Each weight is uploaded before the next is read.
+   *
+   * @param layer - Which layer.
+   * @param backend - Where to.
+   * @returns Tensors that the caller disposes of.
+   */
+  async behindAttention(layer: number, backend: Backend): Promise<BehindAttention> {
+    const tensors: Tensor[] = [];
+    const dispose = (): void => tensors.forEach((held) => held.dispose());
+    const load = async (name: string): Promise<Tensor> => {
+      const { data, shape } = await this.#weights.read(layerPrefix(layer) + name);
+      const loaded = tensor(backend, data, shape);
+      tensors.push(loaded);
+      return loaded;
+    };
+    const linear = async (name: string): Promise<Linear<Tensor>> => ({
+      weight: await load(`mlp.${name}_proj.weight`),
       bias: undefined,
     });
-    const bias = `${layerPrefix(layer)}self_attn.o_proj.bias`;
-    return {
-      outputBias: this.#weights.has(bias) ? await this.#weights.read(bias) : undefined,
-      norm: await this.#weights.read(
-        `${layerPrefix(layer)}${this.#config.norms.feedForward}.weight`,
-      ),
-      feedForward: {
-        gate: await linear("gate"),
-        up: await linear("up"),
-        down: await linear("down"),
-      },
-    };
+    const bias = "self_attn.o_proj.bias";
+    try {
+      return {
+        outputBias: this.#weights.has(layerPrefix(layer) + bias) ? await load(bias) : undefined,
+        norm: await load(`${this.#config.norms.feedForward}.weight`),
+        feedForward: {
+          gate: await linear("gate"),
+          up: await linear("up"),
+          down: await linear("down"),
+        },
+        [Symbol.dispose]: dispose,
+      };
+    } catch (error) {
+      dispose();
+      throw error;
+    }
   }
 }

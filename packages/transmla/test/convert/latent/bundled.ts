@@ -24,12 +24,12 @@ export function readGolden(name: string): unknown {
   return JSON.parse(readFileSync(join(shared, "fixtures/latent", name), "utf8"));
 }
 
-/** The first layers of the bundled model after a latent conversion. */
+/** Layers of the bundled model, in their order, after a latent conversion. */
 export async function convertedLayers(
   backend: Backend,
   windows: Windows,
   recipe: LatentRecipe,
-  layers: number,
+  layers: readonly number[],
 ): Promise<ConvertedLayer[]> {
   return withSource(bundledModel, async (config, attention, weights) => {
     const complete = completeRecipe(recipe, attention);
@@ -37,7 +37,7 @@ export async function convertedLayers(
       convertLayer(layer, complete),
     );
     const converted: ConvertedLayer[] = [];
-    while (converted.length < layers) converted.push(await run.convert(converted.length));
+    for (const layer of layers) converted.push(await run.convert(layer));
     return converted;
   });
 }
@@ -59,6 +59,7 @@ export async function withSource<T>(
       shape: source.tensors.get(name)!.shape,
       data: await source.numbers(name),
     }),
+    pieces: (name) => source.pieces(name),
   });
   try {
     return await body(config, attention, weights);

@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { cpuBackend } from "@transmla/backend-cpu";
+import { tensor, type Tensor } from "@transmla/core";
 import { afterAll, afterEach, describe, expect, test } from "vitest";
 
 import { bundledModel } from "../../../src/bundled.ts";
@@ -14,6 +15,7 @@ import type { LatentRecipe } from "../../../src/convert/latent/recipe.ts";
 import { compare, cutWindows } from "../../../src/evaluate/evaluate.ts";
 import { loadModel } from "../../../src/load.ts";
 import { cacheWidth } from "../../../src/model/config/model-config.ts";
+import { Model } from "../../../src/model/model.ts";
 
 const backend = await cpuBackend();
 const source = await loadModel(bundledModel, { backend });
@@ -98,6 +100,54 @@ test("sizes are chosen by the divergence on held-out windows, best first", async
   expect(candidates[0].ropeDim).not.toBe(16);
 });
 
+test("two tokens, and heads without queries or keys, are enough to calibrate on", async () => {
+  const silent = new Map<string, Tensor>();
+  for (const [name, held] of source.tensors) {
+    const values = await held.read();
+    // The first of the heads that share a key asks nothing; the last key is nothing.
+    if (name.endsWith("q_proj.weight")) values.fill(0, 0, 32 * 256);
+    if (name.endsWith("k_proj.weight")) values.fill(0, 96 * 256);
+    silent.set(name, tensor(backend, values, held.shape));
+  }
+  using model = new Model(backend, source.huggingFaceConfig, silent, source.assets);
+  const options = { method: "latent", ropeDim: 24, latentRank: 72 } as const;
+  for (const target of ["transformers", "own"] as const) {
+    using converted = await convert(model, { ...options, target, calibration: [[13, 21]] });
+    using cache = converted.createCache(4);
+    using logits = converted.forward([13, 21, 7, 8], cache);
+    expect((await logits.read()).every(Number.isFinite)).toBe(true);
+  }
+});
+
+test("norms of heads: linear ones are fitted, and what they change is reported", async () => {
+  const normed = new Map<string, Tensor>();
+  for (const [name, held] of source.tensors) {
+    normed.set(name, tensor(backend, await held.read(), held.shape));
+    const part = /^(.*self_attn\.[qk])_proj\.weight$/.exec(name)?.[1];
+    if (part) {
+      const weight = Array.from({ length: 32 }, (_, i) => 1.5 + 0.3 * Math.sin(i));
+      normed.set(`${part}_norm.weight`, tensor(backend, weight, [32]));
+    }
+  }
+  const json = { ...source.huggingFaceConfig, model_type: "qwen3" };
+  using model = new Model(backend, json, normed, source.assets);
+  const errors: (number | undefined)[] = [];
+  using converted = await convert(model, {
+    method: "latent",
+    ropeDim: 24,
+    latentRank: 72,
+    calibration,
+    onLayer: ({ linearError }) => errors.push(linearError),
+  });
+  expect(errors.map((error) => error! > 0.001 && error! < 0.1)).toEqual(errors.map(() => true));
+  expect(converted.huggingFaceConfig).toMatchObject({
+    model_type: "deepseek_v3",
+    transmla_conversion: { head_norms: "linear" },
+  });
+  const [comparison] = await compare(model, [converted], selection);
+  expect(comparison!.meanKl).toBeLessThan(0.07); // without norms to be replaced, 0.05
+});
+
 test("an abort frees what the calibration holds", async () => {
   const abort = new AbortController();
   const run = convert(source, {
@@ -127,7 +177,7 @@ describe("refusals", () => {
 
   test.each([
     [[], "there are no windows"],
-    [[[1, 2], []], "window 1 has 0 tokens; it must have 1 to 512"],
+    [[[1, 2], [3]], "window 1 has 1 tokens; it must have 2 to 512"],
     [[[0, 1024]], "token id 1024 of window 0 is not from 0 to 1023"],
   ])("windows %j", async (windows, problem) => {
     await expect(run({ calibration: windows })).rejects.toThrow(`calibration: ${problem}`);

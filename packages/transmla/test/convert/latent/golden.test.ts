@@ -150,7 +150,8 @@ describe.skipIf(!hasShared("fixtures/latent"))("golden values of the reference p
   test("scalars of every layer, four windows of 128 tokens", async () => {
     const golden = readGolden("latent_golden.json") as Golden;
     const windows = golden.calibration_windows.slice(0, 4).map((ids) => ids.slice(0, 128));
-    const layers = await convertedLayers(backend, windows, recipe, golden.small.layers.length);
+    const all = golden.small.layers.map((_, layer) => layer);
+    const layers = await convertedLayers(backend, windows, recipe, all);
     const deviations: Deviations = {};
     for (const [layer, expected] of golden.small.layers.entries()) {
       for (const [name, found] of Object.entries(scalars(layers[layer]!))) {
@@ -176,14 +177,17 @@ describe.skipIf(!hasShared("fixtures/latent"))("golden values of the reference p
     expect(meanKl).toBeCloseTo(golden.small.kl, 5);
   });
 
-  test("tensors of layer 0, 64 windows of 512 tokens", async () => {
+  test("tensors of layers 0 and 3, 64 windows of 512 tokens", { timeout: 300_000 }, async () => {
     const golden = readGolden("latent_golden.json") as Golden;
-    const [layer] = await convertedLayers(backend, golden.calibration_windows, recipe, 1);
+    const layers = await convertedLayers(backend, golden.calibration_windows, recipe, [0, 3]);
     const folder = diskFolder(join(shared, "fixtures/latent"));
     const expected = await openSafetensors(await folder.open("latent_golden.safetensors"));
     const deviations: Deviations = {};
-    for (const [name, found] of tensors(layer!)) {
-      compareTo(found, await expected.numbers(`layer0.${name}`), name, deviations);
+    for (const [i, prefix] of ["layer0", "layer3"].entries()) {
+      for (const [name, found] of tensors(layers[i]!)) {
+        const full = `${prefix}.${name}`;
+        compareTo(found, await expected.numbers(full), full, deviations);
+      }
     }
     expect(deviations).toEqual({});
     await expected.close();

@@ -52,6 +52,7 @@ interface GoldenLayer {
 }
 
 interface Golden {
+  readonly source: string;
   readonly options: Options;
   readonly calibration_input_ids: Windows;
   readonly test_input_ids: Windows;
@@ -118,13 +119,16 @@ function checkLayer(
   }
 }
 
-/** Keys and values of each head from the inputs, `[H 2 d, D]`: `kv_b_proj kv_a_proj` without its rope rows. */
-function product({ keyUp, valueUp, latent }: LatentLayer): Matrix {
-  const rows = Array.from({ length: heads }, (_, h) => {
+/** Keys and values of each head from the inputs, `[H 2 d, D]`: `kv_b_proj kv_a_proj` without rope rows and biases. */
+function product({ keyUp, valueUp, latent: { rows, cols, data }, output }: LatentLayer): Matrix {
+  const D = output.rows;
+  const weights = data.filter((_, i) => i % cols < D);
+  const latent = { rows, cols: D, data: weights };
+  const perHead = Array.from({ length: heads }, (_, h) => {
     const group = Math.floor(h / (heads / kvHeads));
     return [keyUp, valueUp].map((of) => rowsOf(of, group * headDim, (group + 1) * headDim));
   });
-  return multiply(stackRows(rows.flat()), latent);
+  return multiply(stackRows(perHead.flat()), latent);
 }
 
 const largest = (values: Float64Array): number =>
@@ -191,13 +195,14 @@ describe.skipIf(!hasShared)("the published converter", () => {
     "llama-fold2-rank24",
     "llama-fold8-collapse4-rank16-nobalance",
     "llama-fold4-collapse2-rank20-q32",
+    "qwen2-fold4-collapse2-rank24",
   ])("%s", async (name) => {
     const golden = readGolden(name) as Golden;
     const recipe = recipeOf(golden.options);
     const tokens = total(golden.calibration_input_ids.map((ids) => ids.length));
     const folder = diskFolder(join(fixtures, name));
     const stored = await openSafetensors(await folder.open("golden.safetensors"));
-    const source = join(fixtures, "llama-source");
+    const source = join(fixtures, golden.source);
     const layers = await goldenLayers(source, golden, recipe);
     for (const [i, layer] of layers.entries()) {
       checkLayer(layer, recipe, tokens, golden.rotated[i]!);

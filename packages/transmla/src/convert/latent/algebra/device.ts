@@ -1,4 +1,14 @@
-import { add, matmul, scope, tensor, type Backend, type Tensor } from "@transmla/core";
+import {
+  add,
+  matmul,
+  mul,
+  scope,
+  sub,
+  sum,
+  tensor,
+  type Backend,
+  type Tensor,
+} from "@transmla/core";
 import type { Matrix } from "@transmla/core/linalg";
 
 /** Tensors by name. */
@@ -82,4 +92,30 @@ export function accumulate(into: Float64Array, terms: ArrayLike<number>): void {
  */
 export function total(values: Float32Array): number {
   return values.reduce((sum, value) => sum + value, 0);
+}
+
+/** `Σ |found - expected|² / Σ |expected|²` over pairs of tensors. */
+export class RelativeError {
+  #residual = 0;
+  #power = 0;
+
+  /**
+   * Adds a pair.
+   *
+   * @param found - Any tensor.
+   * @param expected - One of the same shape.
+   */
+  async add(found: Tensor, expected: Tensor): Promise<void> {
+    const squares = await readOut(() => {
+      const difference = sub(found, expected);
+      return { residual: sum(mul(difference, difference)), power: sum(mul(expected, expected)) };
+    });
+    this.#residual += total(squares.residual);
+    this.#power += total(squares.power);
+  }
+
+  /** The error of all pairs so far. */
+  get value(): number {
+    return this.#residual / this.#power;
+  }
 }

@@ -1,7 +1,10 @@
 import { eigh, matrix, type LinalgOptions, type Matrix } from "@transmla/core/linalg";
 
-/** Coordinates are divided by the root of at least this part of the largest eigenvalue. */
-const WHITENING_FLOOR = 1e-12;
+/**
+ * Coordinates are divided by the root of at least this part of the largest eigenvalue. What calibration tokens hardly have,
+ * others may have: their latents must not become so large that a norm which epsilon dominates sees them.
+ */
+const WHITENING_FLOOR = 1e-8;
 
 /** The way to the coordinates of the strongest components, and back. */
 export interface PrincipalComponents {

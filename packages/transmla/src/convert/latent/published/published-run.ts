@@ -1,24 +1,15 @@
-import {
-  attention,
-  concat,
-  matmul,
-  mul,
-  scope,
-  sub,
-  sum,
-  type Backend,
-  type Tensor,
-} from "@transmla/core";
-import { matrix, type Matrix } from "@transmla/core/linalg";
+import { attention, concat, matmul, scope, type Backend, type Tensor } from "@transmla/core";
+import { identity, matrix, type Matrix } from "@transmla/core/linalg";
 
 import type { GroupedAttention, ModelConfig } from "../../../model/config/model-config.ts";
 import { unitPhases } from "../algebra/complex-pairs.ts";
-import { accumulate, gram, readOut, total } from "../algebra/device.ts";
+import { accumulate, gram, readOut, RelativeError } from "../algebra/device.ts";
 import { CalibrationStream } from "../calibration-stream.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "../latent-layer.ts";
 import {
   project,
   uploadAttention,
+  withBiasColumns,
   type AttentionTensors,
   type LayerInputs,
   type SourceAttention,
@@ -87,7 +78,7 @@ export class PublishedRun implements Disposable {
     const index = this.#next++;
     const { backend, windows, recipe } = this.#options;
     if (!this.#original || !this.#partial) {
-      const embeddings = await this.#layers.embeddings();
+      const embeddings = await this.#layers.embeddings(windows);
       this.#original = new CalibrationStream(backend, this.#config, embeddings, windows);
       this.#partial = new CalibrationStream(backend, this.#config, embeddings, windows);
     }
@@ -104,9 +95,12 @@ export class PublishedRun implements Disposable {
     const alpha =
       recipe.balance === "none" ? 1 : keyToValueRatio(uniform, keys.rest, linalg) / recipe.balance;
     const latent = balancedLatent(uniform, keys.rest, alpha, recipe.latentRank, linalg);
+    const augmented = withBiasColumns(source);
+    // A bias of queries passes through a latent of them, which has one.
+    const direct = source.biases && { down: augmented.q, up: identity(augmented.q.rows) };
     const factors =
       recipe.queryRank === "full"
-        ? undefined
+        ? direct
         : factorQueries(
             source.q,
             await inputMoment(partialInputs),
@@ -118,18 +112,19 @@ export class PublishedRun implements Disposable {
       const phases = Array.from({ length: source.attention.heads }, () =>
         unitPhases(source.frequencies.length),
       );
-      return assembleLatent({ ...source, q }, keys.slots, phases, of, linalg);
+      return assembleLatent({ ...augmented, q }, keys.slots, phases, of, linalg);
     };
     const layer = {
       ...assemble(latent, factors?.up ?? source.q),
       queryDown: factors?.down,
+      outputBias: source.biases?.o,
     };
     using outputs = held(originalOutputs(inputs, tensors, source.attention));
     using converted = held(latentOutputs(inputs, tensors, layer, source, keys));
     const error = await relativeError(converted.tensors, outputs.tensors);
     if (this.#next < this.#config.layers) {
-      const behind = await this.#layers.behindAttention(index);
-      const partial = assemble(separateLatent(keys.rest), source.q);
+      using behind = await this.#layers.behindAttention(index, backend);
+      const partial = assemble(separateLatent(keys.rest), augmented.q);
       using partialOutputs = held(latentOutputs(partialInputs, tensors, partial, source, keys));
       this.#original.advance(index, outputs.tensors, behind);
       this.#partial.advance(index, partialOutputs.tensors, behind);
@@ -157,7 +152,8 @@ async function keyValueMoment(
   for (let window = 0; window < inputs.windows; window++) {
     using x = inputs.at(window);
     const { sums } = await readOut(() => {
-      const y = concat([matmul(x, tensors.k.transpose()), matmul(x, tensors.v.transpose())], 1);
+      const { keys, values } = project(x, tensors, c);
+      const y = concat([keys, values], 1).reshape([x.shape[0]!, width]);
       return { sums: gram(y, y) };
     });
     accumulate(moment.data, sums);
@@ -216,14 +212,7 @@ async function relativeError(
   found: readonly Tensor[],
   expected: readonly Tensor[],
 ): Promise<number> {
-  let [residual, power] = [0, 0];
-  for (const [i, target] of expected.entries()) {
-    const squares = await readOut(() => {
-      const difference = sub(found[i]!, target);
-      return { residual: sum(mul(difference, difference)), power: sum(mul(target, target)) };
-    });
-    residual += total(squares.residual);
-    power += total(squares.power);
-  }
-  return residual / power;
+  const error = new RelativeError();
+  for (const [i, target] of expected.entries()) await error.add(found[i]!, target);
+  return error.value;
 }

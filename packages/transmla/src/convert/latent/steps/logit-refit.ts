@@ -118,7 +118,8 @@ function closedMaps({ source, slots, phases, layer }: ClosedForm): Matrix[] {
 
 function inverseRoot(moment: Matrix, options: LinalgOptions): Matrix {
   const damped = { ...moment, data: moment.data.slice() };
-  addToDiagonal(damped, DAMPING * meanDiagonal(moment));
+  // The least number serves a head without queries, whose gradient is zero.
+  addToDiagonal(damped, Math.max(DAMPING * meanDiagonal(moment), 1e-30));
   return symmetricPower(damped, -0.5, 0, options);
 }
 

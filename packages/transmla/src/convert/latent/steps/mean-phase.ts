@@ -104,7 +104,7 @@ export class MeanPhaseFit {
         const moments = await readOut(() => this.#keyMoments(window, h, start, end));
         for (let i = start; i < end; i++) {
           const at = (i * c.heads + h) * c.headDim;
-          this.#addQuery(h, queries.subarray(at, at + c.headDim), moments, i - start, end - start);
+          this.#addQuery(h, queries.subarray(at, at + c.headDim), moments, i - start);
         }
       }
     }
@@ -206,30 +206,26 @@ export class MeanPhaseFit {
         .reshape([n, T]);
     const weights = rows(window.weights);
     const keys = window.keys.slice(0, group, group + 1).reshape([T, d]);
-    // Less the mean before the product: a query that looks at one key has a small covariance of large keys.
-    const deviations = sub(keys.reshape([T, 1, d]), matmul(weights, keys)); // [T, n, d]
-    const weighted = mul(weights.transpose().reshape([T, n, 1]), deviations).reshape([T, n * d]);
+    // Less the mean before the product, and the same on both sides: a query that looks at one key has a small covariance
+    // of large keys, which must not lose its sign to rounding.
+    const deviations = sub(keys.reshape([1, T, d]), matmul(weights, keys).reshape([n, 1, d]));
+    const weighted = mul(weights.reshape([n, T, 1]), deviations);
     return {
-      covariances: matmul(keys.transpose(), weighted), // [d, n d]
+      covariances: matmul(deviations.transpose(), weighted), // [n, d, d]
       products: matmul(mul(weights, rows(window.targets)), keys), // [n, d]
     };
   }
 
-  /** Adds `D Cov Dᵀ` and `D (products)` of query i of n. */
+  /** Adds `D Cov Dᵀ` and `D (products)` of query i. */
   #addQuery(
     h: number,
     q: Float32Array,
     moments: Readonly<Record<"covariances" | "products", Float32Array>>,
     i: number,
-    n: number,
   ): void {
     const d = q.length;
     const products = moments.products.subarray(i * d, (i + 1) * d);
-    const covariance = new Float64Array(d * d);
-    for (let a = 0; a < d; a++) {
-      const start = (a * n + i) * d;
-      covariance.set(moments.covariances.subarray(start, start + d), a * d);
-    }
+    const covariance = moments.covariances.subarray(i * d * d, (i + 1) * d * d);
     const half = applyQuery(q, covariance, d); // D Cov
     accumulate(this.#gram[h]!.data, applyQuery(q, transposed(half, d), d)); // D (D Cov)ᵀ
     accumulate(this.#target[h]!.data, applyQuery(q, products, 1));

@@ -297,8 +297,16 @@ function headMoments(
   };
 }
 
-/** The mean of `e^{i distance theta}` for each frequency. */
-function meanRotation(byDistance: Float64Array, frequencies: readonly number[]): ComplexVector {
+/**
+ * The mean of `e^{i distance theta}` for each frequency.
+ *
+ * @param byDistance - The weight of each distance, from 0.
+ * @param frequencies - Radians per position.
+ */
+export function meanRotation(
+  byDistance: Float64Array,
+  frequencies: readonly number[],
+): ComplexVector {
   const mean = complexZeros(frequencies.length);
   const total = byDistance.reduce((sum, weight) => sum + weight, 0);
   for (const [l, frequency] of frequencies.entries()) {

@@ -1,5 +1,5 @@
 import { matmul, mul, sub, sum, type Tensor } from "@transmla/core";
-import { matrix, multiply, solve, transpose, type LinalgOptions } from "@transmla/core/linalg";
+import { matrix, solve, transpose, type LinalgOptions } from "@transmla/core/linalg";
 import type { Matrix } from "@transmla/core/linalg";
 
 import { accumulate, gram, readOut, total } from "../algebra/device.ts";
@@ -16,9 +16,8 @@ export interface OutputRefit {
 }
 
 /**
- * Ridge regression of the output matrix of a branch on its inputs, the outputs of the converted heads or what gates leave
- * of a feed-forward layer, with the original matrix as prior: towards the outputs of the original branch, or towards what
- * makes up for the drift of the residual stream too. It is solved for the change of the matrix: the residual is small
+ * Ridge regression of the output matrix on the outputs of the converted heads, towards the outputs of the original
+ * attention, with the original matrix as prior. It is solved for the change of the matrix: the residual is small
  * beside the outputs, and so is its rounding in f32.
  */
 export class OutputFit {
@@ -39,20 +38,18 @@ export class OutputFit {
   /**
    * Adds a window.
    *
-   * @param heads - The inputs of the matrix `[T, H d]`.
-   * @param target - What its outputs should be `[T, D]`.
+   * @param heads - The outputs of the converted heads `[T, H d]`.
+   * @param target - The output of the original attention `[T, D]`.
    * @param output - The original output matrix `[D, H d]`.
-   * @param weights - How much each token counts, `[T, 1]`; 1 when absent.
    */
-  async add(heads: Tensor, target: Tensor, output: Tensor, weights?: Tensor): Promise<void> {
+  async add(heads: Tensor, target: Tensor, output: Tensor): Promise<void> {
     const sums = await readOut(() => {
-      const weighted = (rows: Tensor): Tensor => (weights ? mul(rows, weights) : rows);
       const residual = sub(target, matmul(heads, output.transpose()));
       return {
-        gram: gram(heads, weighted(heads)),
-        products: gram(heads, weighted(residual)),
-        residual: sum(mul(residual, weighted(residual))),
-        power: sum(mul(target, weighted(target))),
+        gram: gram(heads, heads),
+        products: gram(heads, residual),
+        residual: sum(mul(residual, residual)),
+        power: sum(mul(target, target)),
       };
     });
     accumulate(this.#gram.data, sums.gram);
@@ -80,10 +77,11 @@ export class OutputFit {
    */
   finish(original: Matrix, ridge: number, options: LinalgOptions = {}): OutputRefit {
     const damped = matrix(this.#gram.rows, this.#gram.cols, this.#gram.data.slice());
-    addToDiagonal(damped, Math.max(ridge * meanDiagonal(damped), Number.MIN_VALUE));
+    const added = Math.max(ridge * meanDiagonal(damped), Number.MIN_VALUE);
+    addToDiagonal(damped, added);
     const change = solve(damped, this.#products, options); // [H d, D]
-    const fitted = innerProduct(change, multiply(this.#gram, change, options));
-    const removed = 2 * innerProduct(change, this.#products) - fitted;
+    // 2 <change, products> - <change, gram change>, with gram change = products - added change.
+    const removed = innerProduct(change, this.#products) + added * innerProduct(change, change);
     return {
       output: weightedSum([
         [1, original],
