@@ -8,6 +8,7 @@ import {
   gatedActivation,
   matmul,
   rmsNorm,
+  rope,
   scope,
   softmax,
   svd,
@@ -61,11 +62,18 @@ const operations: Readonly<Record<string, (backend: Backend) => Tensor>> = {
   "attention of one token, many heads": (on) => attend(on, { T: 1, S: 2000, H: 40, G: 2 }),
   "attention of three rows, bf16": (on) => attend(on, { T: 3, S: 2000, H: 4, G: 1 }, "bf16"),
   "attention of one row, q8": (on) => attend(on, { T: 1, S: 2000, H: 9, G: 1, window: 1700 }, "q8"),
+  rope: (on) => rotated(on, false),
+  "rope of neighbours": (on) => rotated(on, true),
   rmsNorm: (on) => {
     const x = tensor(on, values(131 * 77, 1), [131, 77]);
     return rmsNorm(x, tensor(on, values(77, 2), [77]), { eps: 1e-5, offset: 0 });
   },
 };
+
+function rotated(on: Backend, interleaved: boolean): Tensor {
+  const [cos, sin] = [1, 2].map((seed) => tensor(on, values(70 * 11, seed), [70, 11]));
+  return rope(tensor(on, values(70 * 3 * 22, 3), [70, 3, 22]), cos!, sin!, { interleaved });
+}
 
 function attend(
   on: Backend,

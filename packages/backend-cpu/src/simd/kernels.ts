@@ -29,6 +29,7 @@ import {
 } from "./lines.ts";
 import { defineNorm, defineSumOfSquares, defineWeigh } from "./norm.ts";
 import { definePack } from "./pack.ts";
+import { defineRope } from "./rope.ts";
 import { defineExponentials, defineSoftmax } from "./softmax.ts";
 import { definePanelProduct, tileFor } from "./tile.ts";
 
@@ -59,7 +60,9 @@ type LineKernelName =
   | "scores"
   | "mix"
   | "attend"
-  | "divide";
+  | "divide"
+  | "rotateHalves"
+  | "rotatePairs";
 
 /** The names of the kernels: what they do, and what their operands are stored in. */
 export type KernelName =
@@ -90,6 +93,8 @@ const lineKernels: Readonly<Record<LineKernelName, DefineLines>> = {
   mix: defineHeadMix,
   attend: defineAttend,
   divide: defineDivide,
+  rotateHalves: (module, name, lanes) => defineRope(module, name, lanes, false),
+  rotatePairs: (module, name, lanes) => defineRope(module, name, lanes, true),
 };
 
 /** All of them. */
