@@ -2,7 +2,7 @@
 // docs/conversion-cost.md. Weights are made when they are read and results are dropped: no checkpoint is needed.
 //
 //   npm run layer-cost                                       all shapes
-//   npm run layer-cost -- Llama-3-8B --windows 2 --print     one of them on less text; nothing is written
+//   npm run layer-cost -- Llama-3-8B --windows 16 --tokens 1024 --print
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -26,7 +26,7 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     windows: { type: "string" },
-    tokens: { type: "string", default: "1024" },
+    tokens: { type: "string" },
     threads: { type: "string", default: "1" },
     print: { type: "boolean", default: false },
     child: { type: "boolean", default: false },
@@ -43,15 +43,18 @@ interface Cost {
   readonly steps: readonly (readonly [step: string, share: number])[];
 }
 
-const windowsOf = (shape: Shape): number => Number(options.windows ?? shape.windows);
+const calibrationOf = ({ calibration: [windows, tokens] }: Shape): [number, number] => [
+  Number(options.windows ?? windows),
+  Number(options.tokens ?? tokens),
+];
 
 /** Converts the first of two layers, and passes the second what it needs; reading the embeddings does not count. */
 async function measure(shape: Shape): Promise<Cost> {
   const { config, ropeDim, latentRank } = shape;
   const backend = await cpuBackend({ threads: Number(options.threads) });
-  const length = Number(options.tokens);
-  const calibration = Array.from({ length: windowsOf(shape) }, (_, window) =>
-    Array.from({ length }, (_token, t) => (7919 * (window * length + t)) % 40_009),
+  const [windows, tokens] = calibrationOf(shape);
+  const calibration = Array.from({ length: windows }, (_, window) =>
+    Array.from({ length: tokens }, (_token, t) => (7919 * (window * tokens + t)) % 40_009),
   );
   const profiler = new Session();
   profiler.connect();
@@ -100,7 +103,7 @@ async function table(names: readonly string[]): Promise<Table> {
     rows.push([
       name,
       `${before} to ${shape.latentRank} + ${shape.ropeDim}`,
-      `${windowsOf(shape)} x ${options.tokens}`,
+      calibrationOf(shape).join(" x "),
       seconds.toFixed(0),
       `${(bytes / 2 ** 30).toFixed(2)} GiB`,
       steps.map(([step, share]) => `${step} ${percent(share)}`).join(", "),

@@ -5,8 +5,8 @@ export interface Shape {
   readonly config: HuggingFaceConfig;
   readonly ropeDim: number;
   readonly latentRank: number;
-  /** How many windows it is calibrated on. */
-  readonly windows: number;
+  /** How many windows it is calibrated on, and their length. */
+  readonly calibration: readonly [windows: number, tokens: number];
 }
 
 /** Models by name, with the caches that stock runtimes have kernels for where there are any. */
@@ -21,7 +21,7 @@ export const shapes: Readonly<Record<string, Shape>> = {
     }),
     ropeDim: 48,
     latentRank: 144,
-    windows: 16,
+    calibration: [16, 1024],
   },
   "Qwen2.5-7B": {
     config: config("qwen2", {
@@ -33,7 +33,7 @@ export const shapes: Readonly<Record<string, Shape>> = {
     }),
     ropeDim: 64,
     latentRank: 512,
-    windows: 4,
+    calibration: [1, 256],
   },
   "Llama-3-8B": {
     config: config("llama", {
@@ -45,7 +45,7 @@ export const shapes: Readonly<Record<string, Shape>> = {
     }),
     ropeDim: 64,
     latentRank: 512,
-    windows: 4,
+    calibration: [1, 256],
   },
 };
 

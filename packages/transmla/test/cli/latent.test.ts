@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { bundledModel } from "../../src/bundled.ts";
+import { hasShared, shared } from "../shared.ts";
 import { run, type Run } from "./run.ts";
 
 let folder: string;
@@ -133,3 +134,23 @@ test.each([
   expect(code).toBe(2);
   expect(stderr).toContain(message);
 });
+
+test.skipIf(!hasShared("fixtures/models"))(
+  "norms of heads: what linear queries and keys change is printed",
+  async () => {
+    const calibration = join(folder, "windows.json");
+    const windows = [0, 1].map((row) => Array.from({ length: 32 }, (_, i) => (7 * i + row) % 80));
+    await writeFile(calibration, JSON.stringify({ windows }));
+    const qwen3 = join(shared, "fixtures/models/qwen3");
+    const method = ["--method", "latent", "--rope-dim", "16", "--latent-rank", "32"];
+    const args = [...method, "--calibration", calibration];
+    const { code, stdout } = await run("convert", qwen3, join(folder, "out"), ...args);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(
+      /linear ones in their place change the attention outputs by \S+ % of their energy, and by \S+ % in layer \d; --target own keeps the norms/,
+    );
+    const own = await run("convert", qwen3, join(folder, "own"), ...args, "--target", "own");
+    expect(own.code).toBe(0);
+    expect(own.stdout).not.toContain("linear");
+  },
+);
