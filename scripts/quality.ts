@@ -33,7 +33,7 @@ const help = `usage: npm run quality -- [options]
   --selection FILE      to choose settings by
   --test FILE           to report
   --caches N,N,...      numbers per token and layer (default: 192,128,96,64)
-  --recipes A,B         of transmla, default, transformers, own (default: transmla,default,transformers)
+  --recipes A,B         of transmla, default, refined, transformers, own, own-refined (default: transmla,default,transformers)
   --rope-dims N,N,...   the only widths of the rotated key that are tried
   --folds N,N,...       the only folds of the published recipe that are tried
   --ablation N          measure the default recipe without each ingredient at this cache

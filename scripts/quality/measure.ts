@@ -96,11 +96,11 @@ export class Measuring {
 
 /** What a recipe is tried with at a cache. */
 function candidates(model: Model, recipe: Setting["recipe"], cache: number): Setting[] {
-  if (recipe === "own") return [{ recipe, cache }];
+  if (recipe === "own" || recipe === "own-refined") return [{ recipe, cache }];
   const splits =
-    recipe === "transformers"
-      ? latentSplits(model, cache, "default", "transformers")
-      : latentSplits(model, cache, recipe);
+    recipe === "transmla"
+      ? latentSplits(model, cache, recipe)
+      : latentSplits(model, cache, "default", recipe === "transformers" ? recipe : undefined);
   return splits
     .map(({ ropeDim, fold, components }) => ({ recipe, cache, ropeDim, fold, components }))
     .filter(({ components }) => recipe !== "transformers" || components !== undefined);
@@ -122,12 +122,13 @@ async function methodOf(
   { recipe, cache, ropeDim, fold, components, without }: Setting,
   { calibration, selection }: Texts,
 ): Promise<ConversionMethod> {
-  if (recipe === "own") {
+  const refine = recipe.endsWith("refined") ? "steps" : "none";
+  if (recipe === "own" || recipe === "own-refined") {
     const sizes = await chooseLayerSizes(model, { cache, calibration, selection });
-    return { method: "latent", target: "own", ...sizes, calibration };
+    return { method: "latent", target: "own", ...sizes, refine, calibration };
   }
   const sizes = { ropeDim: ropeDim!, latentRank: cache - ropeDim! };
   if (recipe === "transmla") return { method: "latent", recipe, ...sizes, fold, calibration };
   const changed = without === undefined ? {} : ingredients[without as keyof typeof ingredients];
-  return { method: "latent", ...sizes, components, ...changed, calibration };
+  return { method: "latent", ...sizes, components, refine, ...changed, calibration };
 }

@@ -6,8 +6,10 @@ import { best, type Measurement, type Quality, type Results, type Setting } from
 const recipes: readonly (readonly [Setting["recipe"], string])[] = [
   ["transmla", "published"],
   ["default", "default"],
+  ["refined", "default, --refine"],
   ["transformers", "Transformers only"],
   ["own", "own format"],
+  ["own-refined", "own format, --refine"],
 ];
 
 /** Rows of cells, the first being the header. */

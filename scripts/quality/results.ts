@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 
 /** A conversion that is measured. */
 export interface Setting {
-  readonly recipe: "transmla" | "default" | "transformers" | "own";
+  readonly recipe: "transmla" | "default" | "refined" | "transformers" | "own" | "own-refined";
   /** Numbers per token and layer. */
   readonly cache: number;
   /** d_r; absent where it is another in each layer. */

@@ -41,6 +41,7 @@ export interface LatentOptions {
   readonly fold?: number;
   readonly components?: number;
   readonly queryRank?: number;
+  readonly refine?: boolean;
   readonly latentRank?: number;
   readonly ropeDim?: number;
   readonly cache?: number;
@@ -71,6 +72,10 @@ export async function latentConversion(
   if (fold !== undefined && (recipe !== "transmla" || cache !== undefined)) {
     fail(ArgumentError, "--fold", "belongs to --recipe transmla with --rope-dim and --latent-rank");
   }
+  if (options.refine && recipe === "transmla") {
+    fail(ArgumentError, "--refine", "belongs to the default recipe, not to --recipe transmla");
+  }
+  const refine = options.refine ? ("steps" as const) : undefined;
   const sizes = await givenSizes(folder, options);
   using loaded = text === undefined || !sizes ? await openModel(path, context) : undefined;
   const windows =
@@ -79,7 +84,15 @@ export async function latentConversion(
       : await readCalibration(folder, text, options);
   context.report.remark(describeWindows(windows, text ?? "text sampled from the model"));
   const { json, config } = await readConfig(folder);
-  const ingredients = { method: "latent", recipe, fold, components, queryRank, target } as const;
+  const ingredients = {
+    method: "latent",
+    recipe,
+    fold,
+    components,
+    queryRank,
+    refine,
+    target,
+  } as const;
   const split = sizes ? undefined : heldOutWindows(windows);
   const asked = { ...ingredients, cache, ...sizes };
   const files = await weightFiles(folder.path);
@@ -93,7 +106,9 @@ export async function latentConversion(
     const best = await chooseSizes(loaded!, { recipe, target, cache: cache! }, split, context);
     const { layers, meanKl: _, ...found } = best;
     const asTried =
-      queryRank === undefined && (found.components ?? components) === found.components;
+      queryRank === undefined &&
+      refine === undefined &&
+      (found.components ?? components) === found.components;
     if (asTried) await copyLayers(layers, work, config.layers);
     return found;
   });

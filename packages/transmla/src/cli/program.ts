@@ -238,6 +238,10 @@ function addModelCommands(program: Command, run: Run): void {
       positiveInteger,
     )
     .option(
+      "--refine",
+      "of --method latent: fits each layer to what the converted ones before it give, down_proj too; for small caches",
+    )
+    .option(
       "--calibration <file>",
       "of --method latent: a text, or a .json file of windows; sampled from the model when absent",
     )

@@ -26,7 +26,13 @@ import {
   residualScale,
   type OutputDType,
 } from "./merged.ts";
-import { carriedUnder, type GroupedSource, type Method, type WeightReader } from "./method.ts";
+import {
+  carriedUnder,
+  selfAttention,
+  type GroupedSource,
+  type Method,
+  type WeightReader,
+} from "./method.ts";
 import { ownConfig, ownMergedTensors } from "./own-format.ts";
 import { onePiece, scaledPieces } from "./pieces.ts";
 import { requireTarget, type Target } from "./targets.ts";
@@ -216,8 +222,10 @@ function factored(source: GroupedSource, init: FactoredInit, backend: Backend | 
       value_rank: rank("v_proj"),
     }),
     has: (name) => weights.has(name.replace(/\.([kv])_a_proj\.bias$/, ".$1_proj.bias")),
-    attention: async (layer) =>
-      factoredTensors(await readAttention(source, layer), attention, init, { blas: backend?.blas }),
+    layer: async (layer) => {
+      const weights = await readAttention(source, layer);
+      return selfAttention(factoredTensors(weights, attention, init, { blas: backend?.blas }));
+    },
     carried: (name) => ({ from: name, scale: 1 }),
   };
 }
@@ -248,11 +256,13 @@ function merged(source: GroupedSource, dtype: OutputDType, target: Target | unde
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
-    attention: async (layer) => {
+    layer: async (layer) => {
       const rope = config.ropes[layer] ?? "none";
       const { rotatedScale } = rotation;
       const source = await readAttention({ config, weights }, layer);
-      return mergedTensors(source, attention, residual, dtype, { layout, rope, rotatedScale });
+      return selfAttention(
+        mergedTensors(source, attention, residual, dtype, { layout, rope, rotatedScale }),
+      );
     },
     carried: carriedUnder(source, residual),
   };
@@ -274,7 +284,8 @@ function ownMerged(source: GroupedSource): Method {
   return {
     config: ownConfig(json, { method: "merged" }),
     has,
-    attention: async (layer) => ownMergedTensors(await readAttention(source, layer), attention),
+    layer: async (layer) =>
+      selfAttention(ownMergedTensors(await readAttention(source, layer), attention)),
     carried: (name) => ({ from: name, scale: 1 }),
   };
 }
@@ -289,18 +300,15 @@ async function* convertTensors(
     | undefined;
   try {
     for (const { name, shape } of plan) {
-      const layer = /^model\.layers\.(\d+)\.self_attn\./.exec(name);
-      if (!layer) {
-        const { from, scale } = method.carried(name);
-        yield { name, shape, pieces: scaledPieces(weights.pieces(from), scale) };
-        continue;
-      }
-      const prefix = layer[0];
+      const [prefix, index] = /^model\.layers\.(\d+)\./.exec(name) ?? [];
       if (current?.prefix !== prefix) {
         current = undefined; // let the previous layer go before the next is read
-        current = { prefix, tensors: await method.attention(Number(layer[1])) };
+        if (prefix) current = { prefix, tensors: await method.layer(Number(index)) };
       }
-      yield { name, shape, pieces: onePiece(current.tensors[name.slice(prefix.length)]!.data) };
+      const computed = current?.tensors[name.slice(current.prefix.length)];
+      const { from, scale } = method.carried(name);
+      const pieces = computed ? onePiece(computed.data) : scaledPieces(weights.pieces(from), scale);
+      yield { name, shape, pieces };
     }
   } finally {
     method.dispose?.();

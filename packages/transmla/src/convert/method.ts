@@ -30,12 +30,25 @@ export interface Method {
   readonly config: HuggingFaceConfig;
   /** Whether the result has an optional tensor: a bias or an output matrix. */
   has(name: string): boolean;
-  /** The attention tensors of a layer, by their names below `self_attn.`. Layers come in order, once each. */
-  attention(layer: number): Promise<Readonly<Record<string, HostTensor>>>;
-  /** Where a tensor that is not attention comes from, and its factor. */
+  /** The tensors of a layer that are computed, by their names below that of the layer. Layers come in order, once each. */
+  layer(index: number): Promise<Readonly<Record<string, HostTensor>>>;
+  /** Where another tensor comes from, and its factor. */
   carried(name: string): { readonly from: string; readonly scale: number };
   /** Frees what it holds between layers. */
   dispose?(): void;
+}
+
+/**
+ * Attention tensors by their names below that of their layer.
+ *
+ * @param tensors - By their names below `self_attn.`.
+ */
+export function selfAttention(
+  tensors: Readonly<Record<string, HostTensor>>,
+): Record<string, HostTensor> {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, tensor]) => [`self_attn.${name}`, tensor]),
+  );
 }
 
 /**

@@ -54,6 +54,15 @@ test.each([[[]], [["--rope-dim", "24"]], [[...sizes, "--cache", "96"]]])(
   },
 );
 
+test("a refined conversion says so", async () => {
+  const limits = ["--window", "16", "--max-windows", "5"];
+  const text = ["--calibration", join(bundledModel, "sample.txt"), ...limits];
+  const { code } = await convertLatent("--cache", "48", "--refine", ...text);
+  expect(code).toBe(0);
+  const config = JSON.parse(await readFile(join(folder, "out", "config.json"), "utf8")) as object;
+  expect(config).toMatchObject({ transmla_conversion: { refine: "steps" } });
+});
+
 test("too few windows to hold one out", async () => {
   const text = join(bundledModel, "sample.txt");
   const { code, stderr } = await convertLatent(
@@ -104,6 +113,10 @@ test("the published recipe: sizes and fold are chosen, or given", async () => {
 });
 
 test.each([
+  [
+    ["--refine", "--recipe", "transmla", ...sizes],
+    "--refine: belongs to the default recipe, not to --recipe transmla",
+  ],
   [
     ["--fold", "2", ...sizes],
     "--fold: belongs to --recipe transmla with --rope-dim and --latent-rank",

@@ -37,8 +37,13 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-function convert(to: string, target: string, from = bundledModel): ChildProcess {
-  const sizes = ["--rope-dim", "8", "--latent-rank", "24", "--target", target];
+function convert(
+  to: string,
+  target: string,
+  options: readonly string[] = [],
+  from = bundledModel,
+): ChildProcess {
+  const sizes = ["--rope-dim", "8", "--latent-rank", "24", "--target", target, ...options];
   const text = ["--calibration", join(folder, "ids.json"), "--threads", "1"];
   const args = ["convert", from, join(folder, to), "--method", "latent", ...sizes, ...text];
   const child = fork(join(folder, "program/cli/cli.mjs"), args, { execArgv: [], stdio: "pipe" });
@@ -64,14 +69,20 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-test.each(["own", "transformers"])(
-  "a run for %s that is killed goes on at the first missing layer and gives the same bytes",
-  async (target) => {
-    const [whole, resumed] = [`${target}-whole`, `${target}-resumed`];
-    await finished(convert(whole, target));
+test.each([
+  ["own", []],
+  ["own", ["--refine"]],
+  ["transformers", []],
+  ["transformers", ["--refine"]],
+])(
+  "a run for %s %j that is killed goes on at the first missing layer and gives the same bytes",
+  async (target, options) => {
+    const name = [target, ...options].join("");
+    const [whole, resumed] = [`${name}-whole`, `${name}-resumed`];
+    await finished(convert(whole, target, options));
 
     const work = join(folder, `${resumed}.partial`);
-    const killed = convert(resumed, target);
+    const killed = convert(resumed, target, options);
     const ended = once(killed, "exit");
     while (!(await exists(join(work, "layer-00001.safetensors")))) await setTimeout(5);
     killed.kill("SIGKILL");
@@ -80,7 +91,9 @@ test.each(["own", "transformers"])(
     const kept = (await readdir(work)).filter((name) => name.endsWith(".safetensors"));
     expect(kept.length).toBeGreaterThanOrEqual(2);
 
-    expect(await finished(convert(resumed, target))).toContain(`${kept.length} of 6 layers`);
+    expect(await finished(convert(resumed, target, options))).toContain(
+      `${kept.length} of 6 layers`,
+    );
     for (const name of ["model.safetensors", "config.json"]) {
       const bytes = await readFile(join(folder, resumed, name));
       expect(bytes.equals(await readFile(join(folder, whole, name)))).toBe(true);
@@ -92,14 +105,14 @@ test.each(["own", "transformers"])(
 test("layers of a model whose weights have changed since are not used", async () => {
   const model = join(folder, "model");
   await cp(bundledModel, model, { recursive: true });
-  const killed = convert("changed", "transformers", model);
+  const killed = convert("changed", "transformers", [], model);
   const ended = once(killed, "exit");
   const work = join(folder, "changed.partial");
   while (!(await exists(join(work, "layer-00000.safetensors")))) await setTimeout(5);
   killed.kill("SIGKILL");
   await ended;
   await utimes(join(model, "model.safetensors"), new Date(), new Date(0));
-  expect(await finished(convert("changed", "transformers", model))).not.toContain(
+  expect(await finished(convert("changed", "transformers", [], model))).not.toContain(
     "were converted before",
   );
 });

@@ -60,14 +60,22 @@ export class CalibrationStream implements Disposable {
    * @param norm - The weight of its norm.
    */
   inputs(norm: HostTensor): LayerInputs & Disposable {
-    const eps = this.#config.normEps;
     const weight = tensor(this.#backend, norm.data, norm.shape);
+    return { ...this.normalised(weight), [Symbol.dispose]: () => weight.dispose() };
+  }
+
+  /**
+   * The windows as they are now, normalised.
+   *
+   * @param weight - Of the norm; it must live as long as what is returned is used.
+   */
+  normalised(weight: Tensor): LayerInputs {
+    const eps = this.#config.normEps;
     return {
       backend: this.#backend,
       windows: this.#streams.length,
       positions: Math.max(...this.#streams.map(({ shape }) => shape[0]!)),
       at: (window) => rmsNorm(this.#streams[window]!, weight, { eps, offset: 0 }),
-      [Symbol.dispose]: () => weight.dispose(),
     };
   }
 
@@ -84,14 +92,42 @@ export class CalibrationStream implements Disposable {
    * @param behind - The rest of it.
    */
   advance(layer: number, outputs: readonly Tensor[], behind: BehindAttention): void {
-    const { outputBias, norm, feedForward: dense } = behind;
+    const { outputBias } = behind;
+    this.passAttention((window) => {
+      const output = outputs[window]!;
+      return outputBias ? add(output, outputBias) : output;
+    });
+    this.passFeedForward(layer, behind);
+  }
+
+  /**
+   * Passes the attention of a layer.
+   *
+   * @param outputs - Its outputs `[T, D]` of a window, with their bias.
+   */
+  passAttention(outputs: (window: number) => Tensor): void {
+    this.#step((stream, window) => add(stream, outputs(window)));
+  }
+
+  /**
+   * Passes the feed-forward layer behind the attention.
+   *
+   * @param layer - Which layer.
+   * @param behind - Its weights.
+   */
+  passFeedForward(
+    layer: number,
+    { norm, feedForward: dense }: Pick<BehindAttention, "norm" | "feedForward">,
+  ): void {
+    this.#step((stream) => {
+      const h = rmsNorm(stream, norm, { eps: this.#config.normEps, offset: 0 });
+      return add(stream, feedForward(h, { kind: "dense", ...dense }, this.#config, layer));
+    });
+  }
+
+  #step(next: (stream: Tensor, window: number) => Tensor): void {
     for (const [window, stream] of this.#streams.entries()) {
-      this.#streams[window] = scope(() => {
-        const output = outputs[window]!;
-        const y = add(stream, outputBias ? add(output, outputBias) : output);
-        const h = rmsNorm(y, norm, { eps: this.#config.normEps, offset: 0 });
-        return add(y, feedForward(h, { kind: "dense", ...dense }, this.#config, layer));
-      });
+      this.#streams[window] = scope(() => next(stream, window));
       stream.dispose();
     }
   }

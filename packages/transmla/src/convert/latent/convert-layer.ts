@@ -7,6 +7,7 @@ import { rowsOf } from "./algebra/matrices.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
 import type { VisitedLayer } from "./latent-run.ts";
 import { slotChoice, type CompleteRecipe } from "./recipe.ts";
+import { stepLayer } from "./refine/layer-steps.ts";
 import {
   rotate,
   rotationTables,
@@ -24,7 +25,7 @@ import { LogitSquares, type KeyFeatures } from "./steps/logit-gradient.ts";
 import { refitLogits } from "./steps/logit-refit.ts";
 import { fitMeanPhases } from "./steps/mean-phase.ts";
 import { MomentSums, type Moments } from "./steps/moments.ts";
-import { OutputFit } from "./steps/output-refit.ts";
+import { OutputFit, type OutputRefit } from "./steps/output-refit.ts";
 import { factorQueries, inputMoment, queryMetrics } from "./steps/query-factors.ts";
 import { chooseSlots, type Slots } from "./steps/slots.ts";
 
@@ -135,9 +136,10 @@ async function withLinearHeads(
  * @param recipe - Sizes and ingredients.
  */
 export async function convertLayer(
-  { source, inputs, calibrated, linalg: options }: VisitedLayer,
+  visited: VisitedLayer,
   recipe: CompleteRecipe,
 ): Promise<ConvertedLayer> {
+  const { source, inputs, teacher, calibrated, linalg: options } = visited;
   const { moments, tensors } = calibrated;
   const slots = chooseSlots(moments, source.attention, slotChoice(recipe), options);
   const frequencies = slots.pairs.map((pair) => source.frequencies[pair]!);
@@ -175,23 +177,44 @@ export async function convertLayer(
   if (recipe.logitRefit) {
     const features = latentFeatures(closed, frequencies);
     const width = recipe.latentRank + recipe.ropeDim;
-    using squares = await LogitSquares.over(source, tensors, features, width, inputs);
+    using squares = await LogitSquares.over(source, tensors, features, width, inputs, teacher);
     const from = { source: factored, moments, slots, phases, layer: closed };
     layer = await refitLogits(from, squares, options);
   }
 
+  const refit = async (unfitted: LatentLayer): Promise<OutputRefit> => {
+    const fit = await outputFit(unfitted, frequencies, visited);
+    const { outputRidge } = recipe;
+    return outputRidge === "none"
+      ? fit.unchanged(unfitted.output)
+      : fit.finish(unfitted.output, outputRidge, options);
+  };
+  const first = await refit(layer);
+  let best = { layer: { ...layer, output: first.output }, error: first.error };
+  if (recipe.refine === "steps") {
+    const stepped = await stepLayer(best.layer, frequencies, visited);
+    const { output, error } = await refit(stepped);
+    if (error < best.error) best = { layer: { ...stepped, output }, error };
+  }
+  return { ...best, moments, slots, phases, latent, errorBefore: first.errorBefore };
+}
+
+/** What is needed to refit the output matrix of a layer, over all windows. */
+async function outputFit(
+  layer: LatentLayer,
+  frequencies: readonly number[],
+  { source, inputs, goal }: VisitedLayer,
+): Promise<OutputFit> {
   const fit = new OutputFit(source.o.cols, source.o.rows);
+  using output = upload(inputs.backend, layer.output);
   using converted = uploadLatent(inputs.backend, layer, frequencies, inputs.positions);
   for (let window = 0; window < inputs.windows; window++) {
     using x = inputs.at(window);
     using heads = scope(() => latentHeads(x, converted, source.attention));
-    await fit.add(heads, calibrated.outputs[window]!, tensors.o);
+    using wanted = goal(window);
+    await fit.add(heads, wanted.target, output, wanted.weights);
   }
-  const { output, errorBefore, error } =
-    recipe.outputRidge === "none"
-      ? fit.unchanged(source.o)
-      : fit.finish(source.o, recipe.outputRidge, options);
-  return { layer: { ...layer, output }, moments, slots, phases, latent, errorBefore, error };
+  return fit;
 }
 
 /** Latent and rotated key of a layer as features of its keys. */

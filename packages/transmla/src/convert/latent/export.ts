@@ -189,6 +189,7 @@ const defaultFields = (recipe: CompleteRecipe): HuggingFaceConfig => ({
   received_share: recipe.receivedShare,
   whiten: recipe.whiten,
   output_ridge: recipe.outputRidge,
+  refine: recipe.refine,
 });
 
 /** Refuses a scaling that depends on more than the frequency itself, such as the ramp of YaRN over indices. */

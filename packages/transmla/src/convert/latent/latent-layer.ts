@@ -26,7 +26,7 @@ export interface LatentLayer {
   readonly latent: Matrix;
   /** `[g d, r]`: keys of each kv head from the latent; `[H d, r]` where every head reads keys of its own. */
   readonly keyUp: Matrix;
-  /** `[g d, r]`: values of each kv head from the latent. */
+  /** `[g d, r]`: values of each kv head from the latent; `[H d, r]` where every head reads values of its own. */
   readonly valueUp: Matrix;
   /** `[D, H d]`. */
   readonly output: Matrix;
@@ -100,27 +100,60 @@ export function uploadLatent(
   }));
 }
 
+/** What the attention of a latent layer makes of a window, on the way to its heads. */
+export interface LatentRows {
+  /** `[T, D]`, or `[T, D + 1]` where a layer has biases. */
+  readonly inputs: Tensor;
+  /** What queries are made of: the inputs, or a latent of them. */
+  readonly asked: Tensor;
+  /** `[T, r]`. */
+  readonly latent: Tensor;
+  /** `[T, H, d + d_r]`. */
+  readonly q: Tensor;
+  /** `[T, g, d + d_r]`, g the heads that keys are made for. */
+  readonly k: Tensor;
+  /** `[T, g, d]`. */
+  readonly v: Tensor;
+}
+
 /**
- * The outputs of all heads `[T, H d]`, before the output matrix; the surrounding scope owns them.
+ * Queries, keys and values of a window; the surrounding scope owns them.
  *
- * @param inputs - The normalised inputs `[T, D]`.
+ * @param x - The normalised inputs `[T, D]`.
  * @param w - The layer.
  * @param c - The attention of the source.
  */
-export function latentHeads(inputs: Tensor, w: LatentTensors, c: GroupedAttention): Tensor {
-  const x = withOnes(inputs, w.latent.shape[1]!);
-  const { heads: H, kvHeads, headDim: d } = c;
-  const g = w.keyUp.shape[0]! / d; // heads that keys are made for
+export function latentRows(x: Tensor, w: LatentTensors, c: GroupedAttention): LatentRows {
+  const inputs = withOnes(x, w.latent.shape[1]!);
+  const { heads: H, headDim: d } = c;
+  const [g, valueHeads] = [w.keyUp.shape[0]! / d, w.valueUp.shape[0]! / d];
   const T = x.shape[0]!;
   const ropeDim = w.keyRope.shape[0]!;
   const apply = (a: Tensor, weight: Tensor, groups: number): Tensor =>
     matmul(a, weight.transpose()).reshape([T, groups, weight.shape[0]! / groups]);
-  const latent = matmul(x, w.latent.transpose()); // [T, r]
-  const rotatedKey = rotate(apply(x, w.keyRope, 1), w).expand([T, g, ropeDim]);
-  const queries = w.queryDown ? matmul(x, w.queryDown.transpose()) : x;
-  const q = concat([apply(queries, w.queryNope, H), rotate(apply(queries, w.queryRope, H), w)], 2);
-  const k = concat([apply(latent, w.keyUp, g), rotatedKey], 2);
-  const values = apply(latent, w.valueUp, kvHeads).reshape([T, kvHeads, 1, d]);
-  const v = values.expand([T, kvHeads, g / kvHeads, d]).reshape([T, g, d]);
-  return attention(q, k, v, { scale: c.scale, causal: true }).reshape([T, H * d]);
+  const latent = matmul(inputs, w.latent.transpose());
+  const rotatedKey = rotate(apply(inputs, w.keyRope, 1), w).expand([T, g, ropeDim]);
+  const asked = w.queryDown ? matmul(inputs, w.queryDown.transpose()) : inputs;
+  const values = apply(latent, w.valueUp, valueHeads).reshape([T, valueHeads, 1, d]);
+  return {
+    inputs,
+    asked,
+    latent,
+    q: concat([apply(asked, w.queryNope, H), rotate(apply(asked, w.queryRope, H), w)], 2),
+    k: concat([apply(latent, w.keyUp, g), rotatedKey], 2),
+    v: values.expand([T, valueHeads, g / valueHeads, d]).reshape([T, g, d]),
+  };
+}
+
+/**
+ * The outputs of all heads `[T, H d]`, before the output matrix; the surrounding scope owns them.
+ *
+ * @param x - The normalised inputs `[T, D]`.
+ * @param w - The layer.
+ * @param c - The attention of the source.
+ */
+export function latentHeads(x: Tensor, w: LatentTensors, c: GroupedAttention): Tensor {
+  const { q, k, v } = latentRows(x, w, c);
+  const heads = attention(q, k, v, { scale: c.scale, causal: true });
+  return heads.reshape([x.shape[0]!, c.heads * c.headDim]);
 }

@@ -24,10 +24,22 @@ export interface VisitedLayer {
   readonly index: number;
   readonly source: SourceAttention;
   readonly inputs: LayerInputs;
+  /** The windows as the original model sees them, where layers before are converted. */
+  readonly teacher?: LayerInputs | undefined;
   readonly calibrated: CalibratedLayer;
   /** The residual streams of the windows before the layer, `[T, D]` each. */
   readonly streams: readonly Tensor[];
+  /** What the converted attention should give of a window; the caller disposes of it. */
+  readonly goal: (window: number) => Goal;
   readonly linalg: LinalgOptions;
+}
+
+/** What a branch should give of a window, and how much each token counts. */
+export interface Goal extends Disposable {
+  /** `[T, D]`. */
+  readonly target: Tensor;
+  /** `[T, 1]`; all alike when absent. */
+  readonly weights?: Tensor | undefined;
 }
 
 /**
@@ -89,7 +101,11 @@ export class LatentRun<T> implements Disposable {
     using calibrated = await calibrateLayer(original, inputs, { linalg, firstKey, linear });
     const { source } = calibrated;
     const { streams } = this.#stream;
-    const result = await visit({ index, source, inputs, calibrated, streams, linalg });
+    const goal = (window: number): Goal => ({
+      target: calibrated.outputs[window]!,
+      [Symbol.dispose]: () => undefined,
+    });
+    const result = await visit({ index, source, inputs, calibrated, streams, goal, linalg });
     if (this.#next < this.#config.layers) {
       using behind = await this.#layers.behindAttention(index, backend);
       this.#stream.advance(index, calibrated.outputs, behind);

@@ -2,7 +2,7 @@ import type { HostTensor } from "../host-tensor.ts";
 
 /** A converted layer and what is known of it. */
 export interface StoredLayer {
-  /** Its attention tensors, by their names below `self_attn.`. */
+  /** Its tensors that differ from the source's, by their names below that of the layer. */
   readonly tensors: Readonly<Record<string, HostTensor>>;
   /** Facts that its configuration or a report needs. */
   readonly facts: Readonly<Record<string, number | readonly number[]>>;

@@ -1,9 +1,10 @@
 import { ArgumentError, fail, UnsupportedError, type Backend } from "@transmla/core";
 
-import type { HuggingFaceConfig, ModelConfig } from "../../model/config/model-config.ts";
+import { parseConfig } from "../../model/config/families.ts";
+import type { HuggingFaceConfig } from "../../model/config/model-config.ts";
 import { deepseekLimit, isHeadNorm, narrowRopeLimit } from "../deepseek-limits.ts";
 import { residualScale } from "../merged.ts";
-import { carriedUnder, type GroupedSource, type Method } from "../method.ts";
+import { carriedUnder, selfAttention, type GroupedSource, type Method } from "../method.ts";
 import { requireWindows } from "./calibration-stream.ts";
 import { convertLayer } from "./convert-layer.ts";
 import { latentConfig, latentTensors } from "./export.ts";
@@ -12,12 +13,9 @@ import { LatentRun, type VisitedLayer } from "./latent-run.ts";
 import { keptLayer, type LayerStore, type StoredLayer } from "./layer-store.ts";
 import type { ProjectedRecipe } from "./projected/recipe.ts";
 import { PublishedRun } from "./published/published-run.ts";
-import {
-  completePublished,
-  type CompletePublished,
-  type PublishedRecipe,
-} from "./published/recipe.ts";
+import { completePublished, type PublishedRecipe } from "./published/recipe.ts";
 import { completeRecipe, type CompleteRecipe, type LatentRecipe } from "./recipe.ts";
+import { layerRun } from "./refine/refined-run.ts";
 import { hasAttentionBias, SourceLayers } from "./source-layers.ts";
 import type { JointLatent } from "./steps/joint-latent.ts";
 
@@ -101,19 +99,34 @@ export function latentMethod(
   requireWindows(calibration, config);
   const residual = residualScale(config.normEps);
   const layers = new SourceLayers(config, attention, weights);
+  const result = latentConfig(json, config, attention, complete, biased, {
+    ...(weights.names.some(isHeadNorm) && { head_norms: "linear" }),
+    ...calibrationRecord(calibration, about),
+  });
+  const start = (): LayerConversion => {
+    const options = { backend: requireBackend(backend), windows: calibration };
+    if (complete.recipe === "transmla") {
+      const published = new PublishedRun(config, layers, { ...options, recipe: complete });
+      return {
+        convert: async (index) => storedLayer(source, await published.convert(index)),
+        [Symbol.dispose]: () => published[Symbol.dispose](),
+      };
+    }
+    const into = { recipe: complete, result: () => parseConfig(result), residual, store };
+    return layerRun(config, layers, { ...options, ...into, linear: true }, async (layer) =>
+      storedLayer(source, await convertStock(layer, complete)),
+    );
+  };
   let run: LayerConversion | undefined;
   return {
-    config: latentConfig(json, config, attention, complete, biased, {
-      ...(weights.names.some(isHeadNorm) && { head_norms: "linear" }),
-      ...calibrationRecord(calibration, about),
-    }),
+    config: result,
     has: (name) =>
       name === "lm_head.weight" ||
       (biased && /\.(q_a_proj|kv_a_proj_with_mqa|o_proj)\.bias$/.test(name)),
-    attention: async (index) => {
+    layer: async (index) => {
       const stored = await keptLayer(store, index, async () => {
-        run ??= startRun(config, layers, complete, calibration, requireBackend(backend));
-        return storedLayer(source, await run.convert(index));
+        run ??= start();
+        return run.convert(index);
       });
       onLayer?.(layerReport(index, stored));
       return stored.tensors;
@@ -143,7 +156,7 @@ interface Converted {
 
 /** Converts layers in their order. */
 interface LayerConversion extends Disposable {
-  convert(index: number): Promise<Converted>;
+  convert(index: number): Promise<StoredLayer>;
 }
 
 function storedLayer(
@@ -151,7 +164,7 @@ function storedLayer(
   { layer, errorBefore, error, linearError, latent }: Converted,
 ): StoredLayer {
   return {
-    tensors: latentTensors(layer, attention, residualScale(config.normEps)),
+    tensors: selfAttention(latentTensors(layer, attention, residualScale(config.normEps))),
     facts: {
       error,
       ...(errorBefore !== undefined && { errorBefore }),
@@ -193,21 +206,6 @@ export async function convertCandidates(
     signal?.throwIfAborted();
     await run.convert(index);
   }
-}
-
-function startRun(
-  config: ModelConfig,
-  layers: SourceLayers,
-  recipe: CompleteRecipe | CompletePublished,
-  windows: Calibration["calibration"],
-  backend: Backend,
-): LayerConversion {
-  const options = { backend, windows };
-  return recipe.recipe === "transmla"
-    ? new PublishedRun(config, layers, { ...options, recipe })
-    : new LatentRun(config, layers, { ...options, linear: true }, async (layer) =>
-        convertStock(layer, recipe),
-      );
 }
 
 async function convertStock(layer: VisitedLayer, recipe: CompleteRecipe): Promise<Converted> {

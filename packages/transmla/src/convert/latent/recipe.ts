@@ -35,6 +35,11 @@ export interface LatentRecipe {
   readonly queryRank?: number | "full" | undefined;
   /** The ridge of the refit of `o_proj`, times the mean diagonal: 0.1. `none` keeps the matrix. */
   readonly outputRidge?: number | "none" | undefined;
+  /**
+   * `sequential`: each layer is fitted to what the converted ones before it give, and `down_proj` is refit too; `steps`:
+   * gradient steps on each layer besides, the best at small caches. `none` when absent.
+   */
+  readonly refine?: "none" | "sequential" | "steps" | undefined;
 }
 
 /** A recipe with nothing left open. */
@@ -66,7 +71,21 @@ export function completeRecipe(
     fail(ArgumentError, "convert", problem);
   }
   requireQueryRank(complete.queryRank, c);
+  requireRefits(complete);
   return complete;
+}
+
+/**
+ * Throws where refinement lacks the refits that it consists of.
+ *
+ * @param recipe - The recipe.
+ */
+export function requireRefits({
+  refine,
+  outputRidge,
+}: Pick<CompleteRecipe, "refine" | "outputRidge">): void {
+  if (refine === "none" || outputRidge !== "none") return;
+  fail(ArgumentError, "convert", "refine needs outputRidge: it refits o_proj and down_proj");
 }
 
 /** The recommended recipe. */
@@ -83,6 +102,7 @@ const defaults = {
   queryRank: "full",
   // 1e-3 fits noise, even with 12 k tokens.
   outputRidge: 0.1,
+  refine: "none",
 } as const;
 
 type Stated = Pick<CompleteRecipe, "ropeDim" | "latentRank"> & Partial<CompleteRecipe>;

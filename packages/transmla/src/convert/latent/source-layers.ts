@@ -35,6 +35,16 @@ export class SourceLayers {
     this.#weights = weights;
   }
 
+  /** Whether there is a weight of this name. */
+  has(name: string): boolean {
+    return this.#weights.has(name);
+  }
+
+  /** Any weight by its name. */
+  read(name: string): Promise<HostTensor> {
+    return this.#weights.read(name);
+  }
+
   /**
    * The embeddings `[D]` of the tokens that occur in windows; the matrix is read a piece at a time.
    *

@@ -3,6 +3,7 @@ import { matrix } from "@transmla/core/linalg";
 
 import type { CacheSizes } from "../../targets.ts";
 import { unitPhases } from "../algebra/complex-pairs.ts";
+import { upload } from "../algebra/device.ts";
 import type { VisitedLayer } from "../latent-run.ts";
 import { project } from "../source-layer.ts";
 import { jointLatent, type JointLatent } from "../steps/joint-latent.ts";
@@ -10,11 +11,12 @@ import { LogitSquares } from "../steps/logit-gradient.ts";
 import { refitMaps } from "../steps/logit-refit.ts";
 import { fitMeanPhases } from "../steps/mean-phase.ts";
 import type { Moments } from "../steps/moments.ts";
-import { OutputFit } from "../steps/output-refit.ts";
+import { OutputFit, type OutputRefit } from "../steps/output-refit.ts";
 import { chooseSlots } from "../steps/slots.ts";
 import { assembleProjected, type ProjectedMatrices } from "./projected-layer.ts";
 import type { CompleteProjected } from "./recipe.ts";
 import { deviations, projectedFeatures, uploadProjected } from "./run-layer.ts";
+import { stepProjected } from "./step-projected.ts";
 
 /** A converted layer and its error. */
 export interface ConvertedProjected {
@@ -48,21 +50,30 @@ export async function convertProjected(
   sizes: CacheSizes,
   recipe: CompleteProjected,
 ): Promise<ConvertedProjected> {
-  const { source, inputs, calibrated, linalg } = visited;
+  const { source, inputs, teacher, calibrated, linalg } = visited;
   const { layer: closed, latent, moments } = await closedForm(visited, sizes, recipe);
   let layer = closed;
   if (recipe.logitRefit) {
     const features = projectedFeatures(source, layer);
     const width = layer.maps[0]!.cols;
-    using squares = await LogitSquares.over(source, calibrated.tensors, features, width, inputs);
+    const { tensors } = calibrated;
+    using squares = await LogitSquares.over(source, tensors, features, width, inputs, teacher);
     layer = { ...layer, maps: await refitMaps(layer.maps, moments.queries, squares, linalg) };
   }
-  const fit = await outputFit(layer, visited);
-  const { output, errorBefore, error } =
-    recipe.outputRidge === "none"
-      ? fit.unchanged(source.o)
-      : fit.finish(source.o, recipe.outputRidge, linalg);
-  return { layer: { ...layer, output }, latent, errorBefore, error };
+  const refit = async (unfitted: ProjectedMatrices): Promise<OutputRefit> => {
+    const fit = await outputFit(unfitted, visited);
+    return recipe.outputRidge === "none"
+      ? fit.unchanged(unfitted.output)
+      : fit.finish(unfitted.output, recipe.outputRidge, linalg);
+  };
+  const first = await refit(layer);
+  let best = { layer: { ...layer, output: first.output }, error: first.error };
+  if (recipe.refine === "steps") {
+    const stepped = await stepProjected(best.layer, visited);
+    const { output, error } = await refit(stepped);
+    if (error < best.error) best = { layer: { ...stepped, output }, error };
+  }
+  return { ...best, latent, errorBefore: first.errorBefore };
 }
 
 /**
@@ -73,15 +84,16 @@ export async function convertProjected(
  */
 export async function outputFit(
   layer: ProjectedMatrices,
-  { source, inputs, calibrated }: VisitedLayer,
+  { source, inputs, calibrated: { tensors }, goal }: VisitedLayer,
 ): Promise<OutputFit> {
-  const { tensors, outputs } = calibrated;
   const fit = new OutputFit(source.o.cols, source.o.rows);
+  using output = upload(inputs.backend, layer.output);
   using runnable = uploadProjected(inputs.backend, layer, source, tensors);
   for (let window = 0; window < inputs.windows; window++) {
     using x = inputs.at(window);
     using heads = scope(() => runnable.heads(project(x, tensors, source.attention)));
-    await fit.add(heads, outputs[window]!, tensors.o);
+    using wanted = goal(window);
+    await fit.add(heads, wanted.target, output, wanted.weights);
   }
   return fit;
 }

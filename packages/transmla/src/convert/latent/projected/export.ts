@@ -56,6 +56,7 @@ export function projectedConfig(
       received_share: recipe.receivedShare,
       whiten: recipe.whiten,
       output_ridge: recipe.outputRidge,
+      refine: recipe.refine,
       ...calibration,
     },
   });

@@ -1,20 +1,16 @@
 import { fail, UnsupportedError, type Backend } from "@transmla/core";
 
-import { layerPrefix } from "../../../model/bind-weights.ts";
-import type { ModelConfig } from "../../../model/config/model-config.ts";
-import type { HostTensor } from "../../host-tensor.ts";
-import type { GroupedSource, Method } from "../../method.ts";
+import { parseConfig } from "../../../model/config/families.ts";
+import type { HuggingFaceConfig, ModelConfig } from "../../../model/config/model-config.ts";
+import { selfAttention, type GroupedSource, type Method } from "../../method.ts";
 import { requireWindows } from "../calibration-stream.ts";
-import { LatentRun } from "../latent-run.ts";
 import { keptLayer } from "../layer-store.ts";
 import { calibrationRecord, layerReport, requireBackend, type Calibration } from "../method.ts";
+import { layerRun } from "../refine/refined-run.ts";
 import { SourceLayers } from "../source-layers.ts";
-import { convertProjected, type ConvertedProjected } from "./convert-projected.ts";
+import { convertProjected } from "./convert-projected.ts";
 import { projectedConfig, projectedTensors } from "./export.ts";
 import { completeProjected, type ProjectedRecipe } from "./recipe.ts";
-
-/** Attention tensors of the source that a projected layer has too. */
-const KEPT = ["q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"];
 
 /**
  * The calibrated conversion to a smaller cache for the runtime of this library, as a method of the loop over layers.
@@ -39,47 +35,49 @@ export function projectedMethod(
   const pairs = complete.sizes.map(({ ropeDim }) => Array.from({ length: ropeDim / 2 }, () => 0));
   const layers = new SourceLayers(config, attention, weights);
   const record = calibrationRecord(calibration, about);
-  let run: LatentRun<ConvertedProjected> | undefined;
-  return {
-    get config() {
-      return projectedConfig(json, pairs, complete, record); // slots are chosen on the way
-    },
-    has: (name) => /\.kv_[ab]_proj\.bias$/.test(name) || weights.has(name),
-    attention: async (index) => {
-      const stored = await keptLayer(store, index, async () => {
-        const options = {
-          backend: requireBackend(backend),
-          windows: calibration,
-          firstKey: complete.exactFirst ? (1 as const) : (0 as const),
-        };
-        run ??= new LatentRun(config, layers, options, async (layer) =>
-          convertProjected(layer, complete.sizes[layer.index]!, complete),
-        );
-        const { layer, errorBefore, error, latent } = await run.convert(index);
+  let run: ReturnType<typeof layerRun> | undefined;
+  const result = (): HuggingFaceConfig => projectedConfig(json, pairs, complete, record);
+  const start = (): ReturnType<typeof layerRun> =>
+    layerRun(
+      config,
+      layers,
+      {
+        backend: requireBackend(backend),
+        windows: calibration,
+        firstKey: complete.exactFirst ? 1 : 0,
+        recipe: complete,
+        result: () => parseConfig(result()),
+        residual: 1,
+        store,
+      },
+      async (visited) => {
+        const { index } = visited;
+        const converted = await convertProjected(visited, complete.sizes[index]!, complete);
+        const { layer, errorBefore, error, latent } = converted;
+        pairs[index] = [...layer.pairs];
         return {
-          tensors: projectedTensors(layer, attention),
+          tensors: selfAttention(projectedTensors(layer, attention)),
           facts: { error, errorBefore, eigenvalues: [...latent.eigenvalues], pairs: layer.pairs },
         };
+      },
+    );
+  return {
+    get config() {
+      return result(); // slots are chosen on the way
+    },
+    has: (name) => /\.kv_[ab]_proj\.bias$/.test(name) || weights.has(name),
+    layer: async (index) => {
+      const stored = await keptLayer(store, index, async () => {
+        run ??= start();
+        return run.convert(index);
       });
       pairs[index] = [...(stored.facts["pairs"] as readonly number[])];
       onLayer?.(layerReport(index, stored));
-      return { ...(await keptTensors(source, index)), ...stored.tensors };
+      return stored.tensors;
     },
     carried: (name) => ({ from: name, scale: 1 }),
     dispose: () => run?.[Symbol.dispose](),
   };
-}
-
-async function keptTensors(
-  { weights }: GroupedSource,
-  layer: number,
-): Promise<Record<string, HostTensor>> {
-  const prefix = `${layerPrefix(layer)}self_attn.`;
-  const kept: Record<string, HostTensor> = {};
-  for (const name of KEPT.flatMap((part) => [`${part}.weight`, `${part}.bias`])) {
-    if (weights.has(prefix + name)) kept[name] = await weights.read(prefix + name);
-  }
-  return kept;
 }
 
 /** Features of a model that a calibration here does not run, in words that complete "for models with ...". */

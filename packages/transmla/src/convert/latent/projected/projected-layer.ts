@@ -36,9 +36,9 @@ export interface ProjectedMatrices {
   readonly downBias: Float64Array;
   /** For each head `[d, r + 1 + 2 J + 2 m]`: from its query to latent, 1, rotated key and, if read, positions. */
   readonly maps: readonly Matrix[];
-  /** `[g d, r]`: values of each kv head from the latent. */
+  /** `[g d, r]`: values of each kv head from the latent; `[H d, r]` where every head reads values of its own. */
   readonly valueUp: Matrix;
-  /** `[g d]`. */
+  /** `[g d]`, or `[H d]`. */
   readonly valueBias: Float64Array;
   /** `[D, H d]`. */
   readonly output: Matrix;
@@ -143,13 +143,13 @@ export interface StoredMaps {
  */
 export function storedMaps(
   { maps, valueUp, valueBias, down, pairs, reading }: ProjectedMatrices,
-  { heads, kvHeads, headDim: d }: GroupedAttention,
+  { heads, headDim: d }: GroupedAttention,
 ): StoredMaps {
   const rank = down.rows - 2 * pairs.length;
   const upBias = new Float64Array(heads * 2 * d);
   const ups: Matrix[] = [];
   for (const [h, map] of maps.entries()) {
-    const group = Math.floor(h / (heads / kvHeads));
+    const group = Math.floor((h * valueUp.rows) / (heads * d));
     ups.push(columnsOf(map, 0, rank), rowsOf(valueUp, group * d, (group + 1) * d));
     upBias.set(columnsOf(map, rank, rank + 1).data, 2 * h * d);
     upBias.set(valueBias.subarray(group * d, (group + 1) * d), (2 * h + 1) * d);

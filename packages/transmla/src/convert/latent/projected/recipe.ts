@@ -2,7 +2,7 @@ import { ArgumentError, fail } from "@transmla/core";
 
 import type { GroupedAttention, ModelConfig } from "../../../model/config/model-config.ts";
 import type { CacheSizes } from "../../targets.ts";
-import type { LatentRecipe } from "../recipe.ts";
+import { requireRefits, type LatentRecipe } from "../recipe.ts";
 
 /**
  * The sizes of a latent conversion for the runtime of this library, of all layers or of each, and its ingredients: what
@@ -66,15 +66,18 @@ export function completeProjected(
   const ropeDims = each("ropeDim", isRopeDim, `an even number from 0 to ${widest}`);
   const isRank = (size: number): boolean => size >= 1 && size <= most;
   const ranks = each("latentRank", isRank, `from 1 to ${most}, the numbers that are cached now`);
-  return {
+  const complete = {
     sizes: ropeDims.map((ropeDim, layer) => ({ ropeDim, latentRank: ranks[layer]! })),
     phase: recipe.phase ?? "fitted",
     logitRefit: recipe.logitRefit ?? true,
     receivedShare: recipe.receivedShare ?? 0.5,
     whiten: recipe.whiten ?? true,
     outputRidge: recipe.outputRidge ?? 0.1,
+    refine: recipe.refine ?? "none",
     positions: recipe.positions ?? true,
     exactFirst: recipe.exactFirst ?? true,
     slots,
   };
+  requireRefits(complete);
+  return complete;
 }

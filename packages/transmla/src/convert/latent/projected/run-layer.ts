@@ -1,6 +1,5 @@
 import { add, concat, full, matmul, rope, tensor, type Backend, type Tensor } from "@transmla/core";
 
-import { rotateHeads, type AttentionContext } from "../../../model/attention.ts";
 import type { ProjectedAttention } from "../../../model/config/model-config.ts";
 import { projectedHeads, type ProjectedMaps } from "../../../model/projected-attention.ts";
 import { owned, upload } from "../algebra/device.ts";
@@ -11,10 +10,16 @@ import {
   type SourceAttention,
 } from "../source-layer.ts";
 import type { KeyFeatures } from "../steps/logit-gradient.ts";
+import { wholeWindow } from "../whole-window.ts";
 import { storedMaps, type ProjectedMatrices, type ProjectedReading } from "./projected-layer.ts";
 
-/** `x[T, ...]`, with zeros for an exact first position. */
-function behindFirst(x: Tensor, exactFirst: boolean): Tensor {
+/**
+ * The same rows, with zeros for an exact first position. The surrounding scope owns them.
+ *
+ * @param x - `[T, ...]`.
+ * @param exactFirst - Whether there is one.
+ */
+export function behindFirst(x: Tensor, exactFirst: boolean): Tensor {
   if (!exactFirst) return x;
   const [T, ...shape] = x.shape as [number, ...number[]];
   const none = full(x.backend, [1, ...shape], 0);
@@ -115,27 +120,9 @@ export function uploadProjected(
   return {
     heads: ({ queries: q, keys: k, values: v }) => {
       const T = q.shape[0]!;
-      const heads = projectedHeads({ q, k, v }, maps, projected, wholeWindow(rotation, T));
+      const heads = projectedHeads({ q, k, v }, maps, projected, wholeWindow(T, { rotation }));
       return heads.reshape([T, c.heads * c.headDim]);
     },
     [Symbol.dispose]: () => tensors[Symbol.dispose](),
-  };
-}
-
-/** A sequence that enters whole and is not continued. */
-function wholeWindow({ cos, sin }: Rotation, T: number): AttentionContext {
-  const tables = { cos: cos.slice(0, 0, T), sin: sin.slice(0, 0, T) };
-  const rotate = (heads: Tensor): Tensor => rotateHeads(heads, tables, false);
-  return {
-    rotate,
-    rotateAll: rotate,
-    tables: () => tables,
-    layer: 0,
-    position: 0,
-    norm: (x) => x,
-    cache: { append: (_, rows) => rows, first: (rows) => rows().slice(0, 0, 1), firstSeen: 0 },
-    window: undefined,
-    cap: undefined,
-    latentForm: "expanded",
   };
 }

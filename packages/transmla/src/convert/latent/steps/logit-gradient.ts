@@ -83,6 +83,7 @@ export class LogitSquares implements Disposable {
    * @param features - What heads see of the keys.
    * @param width - w: how many features.
    * @param inputs - The windows.
+   * @param teacher - The windows as the original model sees them, whose logits and attention count: `inputs` when absent.
    * @returns What the caller disposes of.
    */
   static async over(
@@ -91,18 +92,21 @@ export class LogitSquares implements Disposable {
     features: KeyFeatures,
     width: number,
     inputs: LayerInputs,
+    teacher?: LayerInputs,
   ): Promise<LogitSquares> {
     const squares = new LogitSquares(source, features, width);
     try {
       for (let index = 0; index < inputs.windows; index++) {
         using x = inputs.at(index);
         using projected = owned(() => project(x, tensors, source.attention));
+        using original = teacher?.at(index);
+        using taught = original && owned(() => project(original, tensors, source.attention));
         using window = owned(() => ({ features: features.of({ x, ...projected }) }));
         const positions = queryPositions(x.shape[0]!, index, inputs.windows, QUERIES);
         const size = Math.ceil(positions.length / GROUPS);
         for (let start = 0; start < positions.length; start += size) {
           const group = positions.slice(start, start + size);
-          await squares.#add(projected, window.features, group);
+          await squares.#add(projected, taught ?? projected, window.features, group);
         }
       }
     } catch (error) {
@@ -112,7 +116,12 @@ export class LogitSquares implements Disposable {
     return squares;
   }
 
-  async #add(p: Projected, features: Tensor, positions: readonly number[]): Promise<void> {
+  async #add(
+    p: Projected,
+    taught: Projected,
+    features: Tensor,
+    positions: readonly number[],
+  ): Promise<void> {
     const { heads: H, kvHeads: g, headDim: d, scale } = this.#source.attention;
     const { backend } = features;
     const [T, n, S] = [features.shape[0]!, positions.length, positions.at(-1)! + 1];
@@ -122,8 +131,8 @@ export class LogitSquares implements Disposable {
         gather(all.reshape([T, H * d]), rows)
           .reshape([n, H, d])
           .permute(1, 0, 2); // [H, n, d]
-      const rotated = chosen(p.rotatedQueries).reshape([g, (H / g) * n, d]);
-      const keys = p.rotatedKeys.slice(0, 0, S).permute(1, 2, 0); // [g, d, S]
+      const rotated = chosen(taught.rotatedQueries).reshape([g, (H / g) * n, d]);
+      const keys = taught.rotatedKeys.slice(0, 0, S).permute(1, 2, 0); // [g, d, S]
       const logits = matmul(rotated, keys).reshape([H, n, S]);
       const weights = softmax(add(affine(logits, scale), futureKeys(backend, positions, S)));
       const tables = rotationTables(backend, this.#features.rotated.flat(), S);
@@ -157,19 +166,9 @@ export class LogitSquares implements Disposable {
     return matmul(group.queries.transpose(), back);
   }
 
-  /** Rotates the rotated keys at the end of `x[n, heads, w]` by tables `[n, pairs]`; a sign of -1 turns back. */
-  #turn(x: Tensor, { cos, sin }: Rotation, sign: 1 | -1): Tensor {
-    let at = this.#width - 2 * cos.shape[1]!;
-    let pair = 0;
-    const parts = at > 0 ? [x.slice(2, 0, at)] : [];
-    for (const { length } of this.#features.rotated) {
-      const table = (of: Tensor): Tensor => of.slice(1, pair, pair + length);
-      const part = x.slice(2, at, at + 2 * length);
-      parts.push(rope(part, table(cos), affine(table(sin), sign), { interleaved: false }));
-      at += 2 * length;
-      pair += length;
-    }
-    return concat(parts, 2);
+  /** Rotates the features of `x[n, heads, w]` by the positions of queries; a sign of -1 turns back. */
+  #turn(x: Tensor, tables: Rotation, sign: 1 | -1): Tensor {
+    return turnFeatures(x, this.#features.rotated, tables, sign);
   }
 
   /**
@@ -253,6 +252,33 @@ export class LogitSquares implements Disposable {
     for (const group of this.#groups) group[Symbol.dispose]();
     this.#groups.length = 0;
   }
+}
+
+/**
+ * Rotates what is rotated of features, or of what asks for them.
+ *
+ * @param x - `[n, heads, w]`, the rotated ones last.
+ * @param rotated - Radians per position of each of their keys.
+ * @param tables - Of all of them side by side, `[n, pairs]`.
+ * @param sign - -1 turns back.
+ */
+export function turnFeatures(
+  x: Tensor,
+  rotated: KeyFeatures["rotated"],
+  { cos, sin }: Rotation,
+  sign: 1 | -1,
+): Tensor {
+  let at = x.shape[2]! - 2 * cos.shape[1]!;
+  let pair = 0;
+  const parts = at > 0 ? [x.slice(2, 0, at)] : [];
+  for (const { length } of rotated) {
+    const table = (of: Tensor): Tensor => of.slice(1, pair, pair + length);
+    const part = x.slice(2, at, at + 2 * length);
+    parts.push(rope(part, table(cos), affine(table(sin), sign), { interleaved: false }));
+    at += 2 * length;
+    pair += length;
+  }
+  return concat(parts, 2);
 }
 
 /** Zeros for the first key of `[H, n, S]`. */

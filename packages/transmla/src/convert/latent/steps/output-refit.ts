@@ -16,8 +16,9 @@ export interface OutputRefit {
 }
 
 /**
- * Ridge regression of the output matrix on the outputs of the converted heads, towards the outputs of the original
- * attention, with the original matrix as prior. It is solved for the change of the matrix: the residual is small
+ * Ridge regression of the output matrix of a branch on its inputs, the outputs of the converted heads or what gates leave
+ * of a feed-forward layer, with the original matrix as prior: towards the outputs of the original branch, or towards what
+ * makes up for the drift of the residual stream too. It is solved for the change of the matrix: the residual is small
  * beside the outputs, and so is its rounding in f32.
  */
 export class OutputFit {
@@ -38,18 +39,20 @@ export class OutputFit {
   /**
    * Adds a window.
    *
-   * @param heads - The outputs of the converted heads `[T, H d]`.
-   * @param target - The output of the original attention `[T, D]`.
+   * @param heads - The inputs of the matrix `[T, H d]`.
+   * @param target - What its outputs should be `[T, D]`.
    * @param output - The original output matrix `[D, H d]`.
+   * @param weights - How much each token counts, `[T, 1]`; 1 when absent.
    */
-  async add(heads: Tensor, target: Tensor, output: Tensor): Promise<void> {
+  async add(heads: Tensor, target: Tensor, output: Tensor, weights?: Tensor): Promise<void> {
     const sums = await readOut(() => {
+      const weighted = (rows: Tensor): Tensor => (weights ? mul(rows, weights) : rows);
       const residual = sub(target, matmul(heads, output.transpose()));
       return {
-        gram: gram(heads, heads),
-        products: gram(heads, residual),
-        residual: sum(mul(residual, residual)),
-        power: sum(mul(target, target)),
+        gram: gram(heads, weighted(heads)),
+        products: gram(heads, weighted(residual)),
+        residual: sum(mul(residual, weighted(residual))),
+        power: sum(mul(target, weighted(target))),
       };
     });
     accumulate(this.#gram.data, sums.gram);
