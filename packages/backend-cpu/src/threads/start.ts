@@ -6,8 +6,8 @@ export interface StartedWorker {
   /** Ends it, whatever it does. */
   terminate(): void;
   /**
-   * Whether it still runs, known without waiting for the event loop. In browsers it always seems to: what ends a worker there
-   * ends the page.
+   * Whether it still runs, known without waiting for the event loop. Outside Node it always seems to: what ends a worker of a
+   * page ends the page.
    */
   isAlive(): boolean;
 }
@@ -94,7 +94,10 @@ export function startWorker(data: WorkerData, onEnd: (reason: string) => void): 
     worker.on("error", (error) => onEnd(String(error)));
     worker.on("exit", (code) => onEnd(`it exited with code ${String(code)}`));
     worker.unref();
-    return { terminate: () => worker.terminate(), isAlive: openness(threads, port1) };
+    const isOpen = openness(threads, port1);
+    // A port that seems closed from the start says nothing: other engines may not move ports like this.
+    const tells = isOpen();
+    return { terminate: () => worker.terminate(), isAlive: () => !tells || isOpen() };
   }
   const source = `onmessage = ({ data }) => (${program})(data);`;
   const blob = new platform.Blob!([source], { type: "text/javascript" });
