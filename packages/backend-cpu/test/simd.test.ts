@@ -8,7 +8,7 @@ const tools = await wabt();
 const features = { simd: true, relaxed_simd: true };
 
 /** Kernels without multiplications followed by additions. */
-const exact = /^(\w+ lines|pack|maximum|scale|weigh|widen|roundRow)/;
+const exact = /^(\w+ lines|pack|maximum|scale|divide|weigh|widen|roundRow)/;
 
 describe.each([
   ["relaxed", true, false],
