@@ -11,7 +11,7 @@ import { ArgumentError, fail } from "@transmla/core";
  * @throws ArgumentError when the layers have no room for the sum, or it does not give all of them the least.
  *
  * @example
- * ```ts
+ * ```ts ignore
  * allocateRanks([[9, 4, 1], [5, 3, 2]], 3); // [2, 1]: 9 + 5 + 4
  * ```
  */
