@@ -33,7 +33,7 @@ export const shapes: Readonly<Record<string, Shape>> = {
     }),
     ropeDim: 64,
     latentRank: 512,
-    calibration: [1, 256],
+    calibration: [4, 1024],
   },
   "Llama-3-8B": {
     config: config("llama", {
@@ -45,7 +45,7 @@ export const shapes: Readonly<Record<string, Shape>> = {
     }),
     ropeDim: 64,
     latentRank: 512,
-    calibration: [1, 256],
+    calibration: [4, 1024],
   },
 };
 
