@@ -1,6 +1,7 @@
 import { tensor, type Backend, type Tensor } from "@transmla/core";
 import type { Matrix } from "@transmla/core/linalg";
 
+import { elementCount } from "../../checkpoint/tensors.ts";
 import { layerPrefix } from "../../model/bind-weights.ts";
 import type { GroupedAttention, ModelConfig } from "../../model/config/model-config.ts";
 import type { Linear } from "../../model/weights.ts";
@@ -124,25 +125,32 @@ export class SourceLayers {
   async behindAttention(layer: number, backend: Backend): Promise<BehindAttention> {
     const tensors: Tensor[] = [];
     const dispose = (): void => tensors.forEach((held) => held.dispose());
-    const load = async (name: string): Promise<Tensor> => {
-      const { data, shape } = await this.#weights.read(layerPrefix(layer) + name);
-      const loaded = tensor(backend, data, shape);
+    const { hiddenSize: D, intermediateSize: inner } = this.#config;
+    // Rounded piece by piece: a matrix of a feed-forward layer in f64 would be the largest thing that a conversion holds.
+    const load = async (name: string, ...shape: number[]): Promise<Tensor> => {
+      const numbers = new Float32Array(elementCount(shape));
+      let at = 0;
+      for await (const piece of this.#weights.pieces(layerPrefix(layer) + name)) {
+        numbers.set(piece, at);
+        at += piece.length;
+      }
+      const loaded = tensor(backend, numbers, shape);
       tensors.push(loaded);
       return loaded;
     };
-    const linear = async (name: string): Promise<Linear<Tensor>> => ({
-      weight: await load(`mlp.${name}_proj.weight`),
+    const linear = async (name: string, ...shape: number[]): Promise<Linear<Tensor>> => ({
+      weight: await load(`mlp.${name}_proj.weight`, ...shape),
       bias: undefined,
     });
     const bias = "self_attn.o_proj.bias";
     try {
       return {
-        outputBias: this.#weights.has(layerPrefix(layer) + bias) ? await load(bias) : undefined,
-        norm: await load(`${this.#config.norms.feedForward}.weight`),
+        outputBias: this.#weights.has(layerPrefix(layer) + bias) ? await load(bias, D) : undefined,
+        norm: await load(`${this.#config.norms.feedForward}.weight`, D),
         feedForward: {
-          gate: await linear("gate"),
-          up: await linear("up"),
-          down: await linear("down"),
+          gate: await linear("gate", inner, D),
+          up: await linear("up", inner, D),
+          down: await linear("down", D, inner),
         },
         [Symbol.dispose]: dispose,
       };
