@@ -13,6 +13,9 @@ export class Bench {
     this.effort = options.quick ? { seconds: 1, samples: 5 } : { seconds: 4, samples: 15 };
     /** Which peers are missing and why, and what others say about themselves. */
     this.remarks = new Set();
+    if (options.revectorize) {
+      this.remarks.add("V8 joins vectors in pairs for every library of the process");
+    }
     this.loaded = [];
   }
 

@@ -25,7 +25,7 @@ Tables: ${names.join(", ")}; all when none is named.
 
   --quick        less effort and fewer sizes
   --write        puts the tables and their pictures into docs/performance.md
-  --revectorize  the backend with that option
+  --revectorize  the backend with that option; its tables stand beside the others
   --model FILE   a GGUF file of SmolLM2 135M, for decode
 
 BENCH_PYTHON names a Python with NumPy and SciPy; python3 otherwise.`;

@@ -38,7 +38,10 @@ for (const remark of bench.remarks) console.log(remark);
 bench.dispose();
 if (options.write) {
   const remarks = [...bench.remarks];
-  writeDocument({ name: options.name, title: table.title, node: bench.node, remarks, measured });
+  const [name, title] = options.revectorize
+    ? [`${options.name}-revectorized`, `${table.title}, vectors joined in pairs`]
+    : [options.name, table.title];
+  writeDocument({ name, title, node: bench.node, remarks, measured });
 }
 // Some peers keep the process alive.
 process.exit(0);
