@@ -10,7 +10,7 @@ import { SourceLayers } from "../source-layers.ts";
 import { allocateRanks } from "./allocate-ranks.ts";
 import { closedForm, outputFit } from "./convert-projected.ts";
 import { narrowed, type ProjectedMatrices } from "./projected-layer.ts";
-import { completeProjected, type ProjectedRecipe } from "./recipe.ts";
+import { completeProjected, type CompleteProjected, type ProjectedRecipe } from "./recipe.ts";
 
 /** What {@link chooseLayerSizes} needs. */
 export interface ChooseLayerSizesOptions extends Omit<ProjectedRecipe, keyof CacheSizes> {
@@ -74,21 +74,9 @@ export async function chooseLayerSizes(
     layers,
     { backend, windows: calibration, firstKey },
     async (layer) => {
-      const errorOf = async (closed: ProjectedMatrices): Promise<number> =>
-        (await outputFit(closed, judge)).unchanged(judge.source.o).error;
-      const best = await lowest(widths.length, start, async (at) => {
-        const sizes = { ropeDim: widths[at]!, latentRank: cache - widths[at]! };
-        const { layer: closed, latent } = await closedForm(layer, sizes, recipe);
-        return { value: await errorOf(closed), closed, latent };
-      });
-      start = best.at;
-      const { closed, latent, value: error } = best;
-      const rank = latent.encode.rows;
-      const less = Math.ceil(rank / 2);
-      const lost = (await errorOf(narrowed(closed, less))) - error;
-      const behind = sum(latent.eigenvalues.subarray(less, rank));
-      const unit = lost > 0 && behind > 0 ? (lost / behind) * (await shareOfStream(judge)) : 0;
-      return { ropeDim: widths[best.at]!, error, worth: latent.eigenvalues.map((x) => x * unit) };
+      const split = await chooseSplit(layer, judge, { cache, widths, start }, recipe);
+      start = split.at;
+      return split;
     },
   );
   using judging = new LatentRun(
@@ -105,13 +93,36 @@ export async function chooseLayerSizes(
   while (ropeDim.length < config.layers) {
     signal?.throwIfAborted();
     const found = await judging.convert(ropeDim.length);
-    ropeDim.push(found.ropeDim);
+    ropeDim.push(widths[found.at]!);
     gains.push(sumsOfSteps(found.worth));
-    onLayer?.(found.ropeDim, found.error);
+    onLayer?.(widths[found.at]!, found.value);
   }
   const left = config.layers * cache - sum(ropeDim);
   const steps = allocateRanks(gains, Math.floor(left / RANK_STEP), 1);
   return { ropeDim, latentRank: steps.map((count) => count * RANK_STEP) };
+}
+
+/** The best of some widths of the rotated key, its error, and what each component of the latent is worth behind it. */
+async function chooseSplit(
+  layer: VisitedLayer,
+  judge: VisitedLayer,
+  { cache, widths, start }: Readonly<{ cache: number; widths: readonly number[]; start: number }>,
+  recipe: CompleteProjected,
+): Promise<{ readonly at: number; readonly value: number; readonly worth: Float64Array }> {
+  const errorOf = async (closed: ProjectedMatrices): Promise<number> =>
+    (await outputFit(closed, judge)).unchanged(judge.source.o).error;
+  const { at, value, closed, latent } = await lowest(widths.length, start, async (index) => {
+    const sizes = { ropeDim: widths[index]!, latentRank: cache - widths[index]! };
+    const form = await closedForm(layer, sizes, recipe);
+    return { value: await errorOf(form.layer), closed: form.layer, latent: form.latent };
+  });
+  // The eigenvalues say how the error falls, two errors how far.
+  const rank = latent.encode.rows;
+  const half = Math.ceil(rank / 2);
+  const lost = (await errorOf(narrowed(closed, half))) - value;
+  const behind = sum(latent.eigenvalues.subarray(half, rank));
+  const unit = lost > 0 && behind > 0 ? (lost / behind) * (await shareOfStream(judge)) : 0;
+  return { at, value, worth: latent.eigenvalues.map((x) => x * unit) };
 }
 
 /** The power of the attention output over that of the residual stream, first positions left out: theirs is not typical. */
