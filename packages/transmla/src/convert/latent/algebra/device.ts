@@ -69,8 +69,13 @@ export function gram(a: Tensor, b: Tensor): Tensor {
   let total: Tensor | undefined;
   for (let start = 0; start < T; start += ROWS_PER_PRODUCT) {
     const end = Math.min(start + ROWS_PER_PRODUCT, T);
-    const product = matmul(a.slice(-2, start, end).transpose(), b.slice(-2, start, end));
-    total = total ? add(total, product) : product;
+    const before = total;
+    // Freed on the way: the sums of all steps together would not fit beside a large layer.
+    total = scope(() => {
+      const product = matmul(a.slice(-2, start, end).transpose(), b.slice(-2, start, end));
+      return before ? add(before, product) : product;
+    });
+    before?.dispose();
   }
   return total!;
 }
