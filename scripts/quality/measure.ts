@@ -124,8 +124,16 @@ async function methodOf(
 ): Promise<ConversionMethod> {
   const refine = recipe.endsWith("refined") ? "steps" : "none";
   if (recipe === "own" || recipe === "own-refined") {
-    const sizes = await chooseLayerSizes(model, { cache, calibration, selection });
-    return { method: "latent", target: "own", ...sizes, refine, calibration };
+    const { layers, ...sizes } = await chooseLayerSizes(model, { cache, calibration, selection });
+    const converted = refine === "none" ? layers : undefined;
+    return {
+      method: "latent",
+      target: "own",
+      ...sizes,
+      refine,
+      layers: converted,
+      calibration,
+    };
   }
   const sizes = { ropeDim: ropeDim!, latentRank: cache - ropeDim! };
   if (recipe === "transmla") return { method: "latent", recipe, ...sizes, fold, calibration };

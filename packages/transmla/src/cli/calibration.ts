@@ -102,13 +102,14 @@ export async function latentConversion(
   }
   const chosen = await work.note("sizes", async () => {
     if (!split) return sizes!;
-    if (target === "own") return chooseForOwn(loaded!, cache!, split, context);
-    const best = await chooseSizes(loaded!, { recipe, target, cache: cache! }, split, context);
+    const best: LatentSizes | LayerSizes =
+      target === "own"
+        ? await chooseForOwn(loaded!, cache!, split, context)
+        : await chooseSizes(loaded!, { recipe, target, cache: cache! }, split, context);
     const { layers, meanKl: _, ...found } = best;
+    const tried = "components" in found ? found.components : undefined;
     const asTried =
-      queryRank === undefined &&
-      refine === undefined &&
-      (found.components ?? components) === found.components;
+      queryRank === undefined && refine === undefined && (tried ?? components) === tried;
     if (asTried) await copyLayers(layers, work, config.layers);
     return found;
   });
@@ -161,6 +162,12 @@ async function chooseForOwn(
     ...windows,
     signal,
     onLayer: () => progress({ done: ++done, total, unit: "layers" }),
+    onCandidate: ({ latentRank, meanKl }) => {
+      const [least, most] = [Math.min(...latentRank), Math.max(...latentRank)];
+      report.remark(
+        `latents of ${least} to ${most}: KL ${formatSmall(meanKl)} on held-out windows`,
+      );
+    },
   });
   report.remark(`rotated keys of the layers: ${sizes.ropeDim.join(" ")}`);
   report.remark(`latents of the layers: ${sizes.latentRank.join(" ")}`);

@@ -9,7 +9,10 @@ import { diskFolder } from "../../../src/checkpoint/disk.ts";
 import { blobFolder } from "../../../src/checkpoint/folder.ts";
 import { memoryOutput } from "../../../src/checkpoint/output.ts";
 import { convert, convertCheckpoint } from "../../../src/convert/convert.ts";
-import { chooseLayerSizes } from "../../../src/convert/latent/projected/choose-layer-sizes.ts";
+import {
+  chooseLayerSizes,
+  type LayerSizes,
+} from "../../../src/convert/latent/projected/choose-layer-sizes.ts";
 import type { ProjectedRecipe } from "../../../src/convert/latent/projected/recipe.ts";
 import { compare, cutWindows } from "../../../src/evaluate/evaluate.ts";
 import { loadModel } from "../../../src/load.ts";
@@ -64,17 +67,24 @@ test("a checkpoint that is converted and loaded is the model that is converted i
 
 test("sizes are chosen for every layer", async () => {
   const errors: number[] = [];
-  const { ropeDim, latentRank } = await chooseLayerSizes(source, {
+  const tried: LayerSizes[] = [];
+  const { ropeDim, latentRank, layers, meanKl } = await chooseLayerSizes(source, {
     cache: 48,
     calibration: calibration.slice(0, 1),
     selection: calibration.slice(1, 2),
     onLayer: (_, error) => errors.push(error),
+    onCandidate: (sizes) => tried.push(sizes),
   });
+  using converted = await convert(source, { ...own, ropeDim, latentRank, layers, calibration });
+  const [comparison] = await compare(source, [converted], calibration.slice(1, 2));
+  expect(comparison!.meanKl).toBe(meanKl);
   const cached = ropeDim.map((width, layer) => width + latentRank[layer]!);
   const average = cached.reduce((sum, numbers) => sum + numbers, 0) / 6;
   expect(average).toBeLessThanOrEqual(48);
   expect(average).toBeGreaterThan(47);
-  expect(new Set(latentRank).size).toBeGreaterThan(1); // layers differ in what they need
+  expect(tried).toHaveLength(2);
+  expect(new Set(tried[0]!.latentRank).size).toBeGreaterThan(1); // layers differ in what they need
+  expect(meanKl).toBe(Math.min(...tried.map((sizes) => sizes.meanKl)));
   expect(Math.min(...ropeDim)).toBeGreaterThan(0); // this model reads positions nearby in every layer
   expect(Math.max(...errors)).toBeLessThan(0.2);
 });

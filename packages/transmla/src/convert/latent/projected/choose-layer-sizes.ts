@@ -1,11 +1,14 @@
-import { ArgumentError, fail, type Tensor } from "@transmla/core";
+import { ArgumentError, fail } from "@transmla/core";
 
+import { compare } from "../../../evaluate/evaluate.ts";
 import type { Model } from "../../../model/model.ts";
 import { groupedSource } from "../../conversion.ts";
+import { convert } from "../../convert.ts";
 import { range } from "../../host-tensor.ts";
 import { modelWeights } from "../../model-weights.ts";
 import type { CacheSizes } from "../../targets.ts";
 import { LatentRun, type VisitedLayer } from "../latent-run.ts";
+import { memoryLayerStore, type LayerStore } from "../layer-store.ts";
 import { SourceLayers } from "../source-layers.ts";
 import { allocateRanks } from "./allocate-ranks.ts";
 import { closedForm, outputFit } from "./convert-projected.ts";
@@ -22,16 +25,22 @@ export interface ChooseLayerSizesOptions extends Omit<ProjectedRecipe, keyof Cac
   readonly selection: readonly (readonly number[])[];
   /** Called after each layer with its width and the error of its attention output, were the cache the same everywhere. */
   readonly onLayer?: ((ropeDim: number, error: number) => void) | undefined;
+  /** Called after each candidate for the whole model. */
+  readonly onCandidate?: ((sizes: LayerSizes) => void) | undefined;
   /** Stops between layers. */
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Widths of all layers, as a recipe takes them. */
+/** Widths of all layers, as a recipe takes them, and how far predictions are from the source's. */
 export interface LayerSizes {
   /** The width of the rotated key of each layer. */
   readonly ropeDim: readonly number[];
   /** The width of the latent of each layer. */
   readonly latentRank: readonly number[];
+  /** The layers that were converted: given to a conversion of these sizes, there is nothing left to do. */
+  readonly layers: LayerStore;
+  /** Mean KL(source || converted) on the selection windows, in nats per token. */
+  readonly meanKl: number;
 }
 
 /** Ranks are chosen in steps of as many numbers, which vectors of a kernel hold. */
@@ -41,7 +50,8 @@ const RANK_STEP = 4;
  * Chooses for every layer how much of the cache it has, and how that is split between rotated key and latent: what
  * `target: "own"` of the latent conversion can have. The width of the rotated key is the one with the least error of the
  * attention output at the average cache. Ranks go where they take most from the sum of the errors of all layers, in
- * units of the residual stream that they are added to: the eigenvalues of the latent say how the error of a layer falls.
+ * units of the residual stream that they are added to, or are what is left of the same cache everywhere: of the two
+ * the one whose predictions are nearest to the source's.
  *
  * @param model - A model with grouped attention.
  * @param options - The cache, ingredients, and windows.
@@ -52,7 +62,7 @@ export async function chooseLayerSizes(
 ): Promise<LayerSizes> {
   const source = groupedSource(model.huggingFaceConfig, modelWeights(model));
   const { backend } = model;
-  const { cache, calibration, selection, onLayer, signal } = options;
+  const { cache, calibration, selection, onLayer, onCandidate, signal, ...ingredients } = options;
   const { config, attention, weights } = source;
   const recipe = completeProjected({ ...options, ropeDim: 0, latentRank: 1 }, config, attention);
   const { kvHeads, headDim } = attention;
@@ -66,12 +76,12 @@ export async function chooseLayerSizes(
     (i) => i * step,
   );
   let start = Math.min(Math.round(headDim / 2 / step), widths.length - 1);
-  const layers = new SourceLayers(config, attention, weights);
+  const sourceLayers = new SourceLayers(config, attention, weights);
   const firstKey = recipe.exactFirst ? 1 : 0;
   let judge: VisitedLayer;
   using calibrating = new LatentRun(
     config,
-    layers,
+    sourceLayers,
     { backend, windows: calibration, firstKey },
     async (layer) => {
       const split = await chooseSplit(layer, judge, { cache, widths, start }, recipe);
@@ -81,7 +91,7 @@ export async function chooseLayerSizes(
   );
   using judging = new LatentRun(
     config,
-    layers,
+    sourceLayers,
     { backend, windows: selection, firstKey },
     async (layer) => {
       judge = layer;
@@ -99,7 +109,20 @@ export async function chooseLayerSizes(
   }
   const left = config.layers * cache - sum(ropeDim);
   const steps = allocateRanks(gains, Math.floor(left / RANK_STEP), 1);
-  return { ropeDim, latentRank: steps.map((count) => count * RANK_STEP) };
+  const found: LayerSizes[] = [];
+  for (const latentRank of [
+    steps.map((count) => count * RANK_STEP),
+    ropeDim.map((width) => cache - width),
+  ]) {
+    const candidate = { ...ingredients, ropeDim, latentRank, layers: memoryLayerStore() };
+    const method = { method: "latent", target: "own", ...candidate, calibration } as const;
+    using converted = await convert(model, { ...method, signal });
+    const [comparison] = await compare(model, [converted], selection, { signal });
+    const { layers } = candidate;
+    found.push({ ropeDim, latentRank, layers, meanKl: comparison!.meanKl });
+    onCandidate?.(found.at(-1)!);
+  }
+  return found.toSorted((a, b) => a.meanKl - b.meanKl)[0]!;
 }
 
 /** The best of some widths of the rotated key, its error, and what each component of the latent is worth behind it. */
@@ -125,18 +148,21 @@ async function chooseSplit(
   return { at, value, worth: latent.eigenvalues.map((x) => x * unit) };
 }
 
-/** The power of the attention output over that of the residual stream, first positions left out: theirs is not typical. */
+/**
+ * The power of the attention output over that of the residual stream it becomes a part of, which the next norm divides by.
+ * First positions are left out: theirs is not typical.
+ */
 async function shareOfStream({ calibrated, streams }: VisitedLayer): Promise<number> {
-  const power = async (windows: readonly Tensor[]): Promise<number> => {
-    let squares = 0;
-    for (const window of windows) {
-      const values = await window.read();
-      for (const x of values.subarray(window.shape[1])) squares += x * x;
+  let [own, all] = [0, 0];
+  for (const [window, stream] of streams.entries()) {
+    const before = await stream.read();
+    const output = await calibrated.outputs[window]!.read();
+    for (let i = stream.shape[1]!; i < output.length; i++) {
+      own += output[i]! ** 2;
+      all += (before[i]! + output[i]!) ** 2;
     }
-    return squares;
-  };
-  const stream = await power(streams);
-  return stream > 0 ? (await power(calibrated.outputs)) / stream : 0;
+  }
+  return all > 0 ? own / all : 0;
 }
 
 /** Sums of as many numbers at a time as a step of a rank is. */
