@@ -24,14 +24,20 @@ fuzz(
   readTexts,
 );
 
+/** A template that needs no golden data. */
+const chatMl = `{%- for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim }}
+{%- if not loop.last %}{{ '<|im_end|>\\n' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}`;
+
 /** The templates, each in a file of its own. */
-const templates = textFolders.flatMap((files): Files[] => {
+const found = textFolders.flatMap((files): Files[] => {
   const inFile = files["chat_template.jinja"];
   const config = JSON.parse(decode(files["tokenizer_config.json"]!)) as Record<string, unknown>;
   const inConfig = config["chat_template"];
   if (inFile) return [{ "chat_template.jinja": inFile }];
   return typeof inConfig === "string" ? [{ "chat_template.jinja": encode(inConfig) }] : [];
 });
+const templates: Files[] = [{ "chat_template.jinja": encode(chatMl) }, ...found];
 fuzz("chat template", damageFile(templates, "chat_template.jinja", damage), readTexts, 0.7);
 
 fuzz(
