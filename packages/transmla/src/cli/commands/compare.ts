@@ -22,6 +22,8 @@ interface Row extends Pick<Comparison, "meanKl" | "topAgreement"> {
   readonly perplexity: number;
   readonly numbersPerTokenAndLayer: number;
   readonly bytesPerToken: number;
+  /** What a sequence caches of its first position besides. */
+  readonly bytesOnce: number;
 }
 
 /** Prints the quality and the cache of models beside those of a reference. */
@@ -64,7 +66,8 @@ export async function compareCommand(
     ...rows.map((row) => [
       row.model,
       formatCount(row.numbersPerTokenAndLayer),
-      formatBytes(row.bytesPerToken),
+      formatBytes(row.bytesPerToken) +
+        (row.bytesOnce > 0 ? ` + ${formatBytes(row.bytesOnce)} once` : ""),
       row.perplexity.toFixed(3),
       row.meanKl.toFixed(4),
       `${(100 * row.topAgreement).toFixed(2)} %`,
@@ -78,10 +81,13 @@ export async function compareCommand(
 function cacheOf(
   { config }: Model,
   dtype: CacheDType,
-): Pick<Row, "numbersPerTokenAndLayer" | "bytesPerToken"> {
+): Pick<Row, "numbersPerTokenAndLayer" | "bytesPerToken" | "bytesOnce"> {
+  const one = cacheBytes(config, 1, dtype);
+  const bytesPerToken = cacheBytes(config, 2, dtype) - one;
   return {
     numbersPerTokenAndLayer: cacheWidth(config.attention),
-    bytesPerToken: cacheBytes(config, 1, dtype),
+    bytesPerToken,
+    bytesOnce: one - bytesPerToken,
   };
 }
 
