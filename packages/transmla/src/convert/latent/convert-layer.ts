@@ -7,7 +7,7 @@ import { rowsOf } from "./algebra/matrices.ts";
 import { assembleLatent, latentHeads, uploadLatent, type LatentLayer } from "./latent-layer.ts";
 import type { VisitedLayer } from "./latent-run.ts";
 import { slotChoice, type CompleteRecipe } from "./recipe.ts";
-import { stepLayer } from "./refine/layer-steps.ts";
+import { refitAndStep, stepLayer } from "./refine/layer-steps.ts";
 import {
   rotate,
   rotationTables,
@@ -25,7 +25,7 @@ import { LogitSquares, type KeyFeatures } from "./steps/logit-gradient.ts";
 import { refitLogits } from "./steps/logit-refit.ts";
 import { fitMeanPhases } from "./steps/mean-phase.ts";
 import { MomentSums, type Moments } from "./steps/moments.ts";
-import { OutputFit, type OutputRefit } from "./steps/output-refit.ts";
+import { OutputFit } from "./steps/output-refit.ts";
 import { factorQueries, inputMoment, queryMetrics } from "./steps/query-factors.ts";
 import { chooseSlots, type Slots } from "./steps/slots.ts";
 
@@ -182,21 +182,12 @@ export async function convertLayer(
     layer = await refitLogits(from, squares, options);
   }
 
-  const refit = async (unfitted: LatentLayer): Promise<OutputRefit> => {
-    const fit = await outputFit(unfitted, frequencies, visited);
-    const { outputRidge } = recipe;
-    return outputRidge === "none"
-      ? fit.unchanged(unfitted.output)
-      : fit.finish(unfitted.output, outputRidge, options);
-  };
-  const first = await refit(layer);
-  let best = { layer: { ...layer, output: first.output }, error: first.error };
-  if (recipe.refine === "steps") {
-    const stepped = await stepLayer(best.layer, frequencies, visited);
-    const { output, error } = await refit(stepped);
-    if (error < best.error) best = { layer: { ...stepped, output }, error };
-  }
-  return { ...best, moments, slots, phases, latent, errorBefore: first.errorBefore };
+  const refitted = await refitAndStep(layer, recipe, {
+    fit: async (at) => outputFit(at, frequencies, visited),
+    step: async (at) => stepLayer(at, frequencies, visited),
+    linalg: options,
+  });
+  return { ...refitted, moments, slots, phases, latent };
 }
 
 /** What is needed to refit the output matrix of a layer, over all windows. */

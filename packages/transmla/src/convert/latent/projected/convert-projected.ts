@@ -5,13 +5,14 @@ import type { CacheSizes } from "../../targets.ts";
 import { unitPhases } from "../algebra/complex-pairs.ts";
 import { upload } from "../algebra/device.ts";
 import type { VisitedLayer } from "../latent-run.ts";
+import { refitAndStep } from "../refine/layer-steps.ts";
 import { project } from "../source-layer.ts";
 import { jointLatent, type JointLatent } from "../steps/joint-latent.ts";
 import { LogitSquares } from "../steps/logit-gradient.ts";
 import { refitMaps } from "../steps/logit-refit.ts";
 import { fitMeanPhases } from "../steps/mean-phase.ts";
 import type { Moments } from "../steps/moments.ts";
-import { OutputFit, type OutputRefit } from "../steps/output-refit.ts";
+import { OutputFit } from "../steps/output-refit.ts";
 import { chooseSlots } from "../steps/slots.ts";
 import { assembleProjected, type ProjectedMatrices } from "./projected-layer.ts";
 import type { CompleteProjected } from "./recipe.ts";
@@ -60,20 +61,12 @@ export async function convertProjected(
     using squares = await LogitSquares.over(source, tensors, features, width, inputs, teacher);
     layer = { ...layer, maps: await refitMaps(layer.maps, moments.queries, squares, linalg) };
   }
-  const refit = async (unfitted: ProjectedMatrices): Promise<OutputRefit> => {
-    const fit = await outputFit(unfitted, visited);
-    return recipe.outputRidge === "none"
-      ? fit.unchanged(unfitted.output)
-      : fit.finish(unfitted.output, recipe.outputRidge, linalg);
-  };
-  const first = await refit(layer);
-  let best = { layer: { ...layer, output: first.output }, error: first.error };
-  if (recipe.refine === "steps") {
-    const stepped = await stepProjected(best.layer, visited);
-    const { output, error } = await refit(stepped);
-    if (error < best.error) best = { layer: { ...stepped, output }, error };
-  }
-  return { ...best, latent, errorBefore: first.errorBefore };
+  const refitted = await refitAndStep(layer, recipe, {
+    fit: async (at) => outputFit(at, visited),
+    step: async (at) => stepProjected(at, visited),
+    linalg,
+  });
+  return { ...refitted, latent };
 }
 
 /**

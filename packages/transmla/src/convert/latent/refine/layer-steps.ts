@@ -1,9 +1,11 @@
-import type { Matrix } from "@transmla/core/linalg";
+import type { LinalgOptions, Matrix } from "@transmla/core/linalg";
 
 import { readOut, upload } from "../algebra/device.ts";
 import { rowsOf, stackRows } from "../algebra/matrices.ts";
 import { uploadLatent, type LatentLayer } from "../latent-layer.ts";
 import type { VisitedLayer } from "../latent-run.ts";
+import type { CompleteRecipe } from "../recipe.ts";
+import type { OutputFit, OutputRefit } from "../steps/output-refit.ts";
 import { descend } from "./adam.ts";
 import { latentGradient } from "./latent-gradient.ts";
 
@@ -52,6 +54,43 @@ export async function stepLayer(
     steps,
   );
   return { ...found, outputBias };
+}
+
+/** How the output matrix of a layer is refitted, and the layer stepped. */
+export interface RefitAndSteps<L> {
+  /** The sums of a layer's refit. */
+  readonly fit: (layer: L) => Promise<OutputFit>;
+  /** Improves the other matrices too. */
+  readonly step: (layer: L) => Promise<L>;
+  /** The kernels. */
+  readonly linalg: LinalgOptions;
+}
+
+/**
+ * Refits the output matrix of a layer; where the recipe has steps, also that of the layer they lead to, which is taken if
+ * it has the smaller error.
+ *
+ * @param layer - The layer.
+ * @param recipe - The ridge, and whether there are steps.
+ * @param how - The refit and the steps.
+ */
+export async function refitAndStep<L extends { readonly output: Matrix }>(
+  layer: L,
+  { outputRidge, refine }: Pick<CompleteRecipe, "outputRidge" | "refine">,
+  { fit, step, linalg }: RefitAndSteps<L>,
+): Promise<{ readonly layer: L; readonly errorBefore: number; readonly error: number }> {
+  const refit = async (unfitted: L): Promise<OutputRefit & { readonly layer: L }> => {
+    const sums = await fit(unfitted);
+    const found =
+      outputRidge === "none"
+        ? sums.unchanged(unfitted.output)
+        : sums.finish(unfitted.output, outputRidge, linalg);
+    return { ...found, layer: { ...unfitted, output: found.output } };
+  };
+  const first = await refit(layer);
+  const stepped = refine === "steps" ? await refit(await step(first.layer)) : first;
+  const best = stepped.error < first.error ? stepped : first;
+  return { layer: best.layer, errorBefore: first.errorBefore, error: best.error };
 }
 
 /**
