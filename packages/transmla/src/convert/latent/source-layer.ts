@@ -1,5 +1,6 @@
 import {
   add,
+  attention,
   concat,
   full,
   matmul,
@@ -201,4 +202,24 @@ export function project(x: Tensor, layer: AttentionTensors, c: GroupedAttention)
     rotatedQueries: rotate(queries, layer),
     rotatedKeys: rotate(keys, layer),
   };
+}
+
+/**
+ * The outputs `[T, D]` of causal attention, without a bias; the surrounding scope owns them.
+ *
+ * @param rows - Rotated queries and keys, and values.
+ * @param layer - The weights.
+ * @param c - Heads and widths.
+ */
+export function attentionOutputs(
+  {
+    rotatedQueries,
+    rotatedKeys,
+    values,
+  }: Pick<Projected, "rotatedQueries" | "rotatedKeys" | "values">,
+  layer: Pick<AttentionTensors, "o">,
+  { heads, headDim, scale }: GroupedAttention,
+): Tensor {
+  const mixed = attention(rotatedQueries, rotatedKeys, values, { scale, causal: true });
+  return matmul(mixed.reshape([mixed.shape[0]!, heads * headDim]), layer.o.transpose());
 }

@@ -1,15 +1,4 @@
-import {
-  add,
-  attention,
-  matmul,
-  mul,
-  scope,
-  sub,
-  sum,
-  tensor,
-  unary,
-  type Tensor,
-} from "@transmla/core";
+import { add, mul, scope, sub, sum, tensor, unary, type Tensor } from "@transmla/core";
 
 import { layerPrefix } from "../../../model/bind-weights.ts";
 import type { ModelConfig } from "../../../model/config/model-config.ts";
@@ -21,6 +10,7 @@ import { LatentRun, type Goal, type LatentRunOptions, type VisitedLayer } from "
 import type { LayerStore, StoredLayer } from "../layer-store.ts";
 import type { CompleteRecipe } from "../recipe.ts";
 import {
+  attentionOutputs,
   project,
   uploadAttention,
   type LayerInputs,
@@ -237,14 +227,7 @@ function originalOutputs(
   const c = source.attention;
   using tensors = uploadAttention(inputs.backend, source, inputs.positions);
   const windows = Array.from({ length: inputs.windows }, (_, window) =>
-    scope(() => {
-      const { rotatedQueries, rotatedKeys, values } = project(inputs.at(window), tensors, c);
-      const heads = attention(rotatedQueries, rotatedKeys, values, {
-        scale: c.scale,
-        causal: true,
-      });
-      return matmul(heads.reshape([-1, source.o.cols]), tensors.o.transpose());
-    }),
+    scope(() => attentionOutputs(project(inputs.at(window), tensors, c), tensors, c)),
   );
   return {
     windows,

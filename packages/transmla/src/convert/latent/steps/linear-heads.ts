@@ -1,9 +1,10 @@
-import { attention, concat, matmul, mul, sum, type Tensor } from "@transmla/core";
+import { concat, matmul, mul, sum, type Tensor } from "@transmla/core";
 import type { LinalgOptions, Matrix } from "@transmla/core/linalg";
 
 import { accumulate, owned, readOut, upload } from "../algebra/device.ts";
 import { rowsOf, stackRows } from "../algebra/matrices.ts";
 import {
+  attentionOutputs,
   project,
   rotate,
   type AttentionTensors,
@@ -116,7 +117,10 @@ export function linearOutputs(
   { attention: c }: SourceAttention,
 ): Tensor {
   const { queries, keys, values } = project(x, tensors, c);
-  const options = { scale: c.scale, causal: true };
-  const heads = attention(rotate(queries, tensors), rotate(keys, tensors), values, options);
-  return matmul(heads.reshape([x.shape[0]!, c.heads * c.headDim]), tensors.o.transpose());
+  const rows = {
+    rotatedQueries: rotate(queries, tensors),
+    rotatedKeys: rotate(keys, tensors),
+    values,
+  };
+  return attentionOutputs(rows, tensors, c);
 }
