@@ -33,9 +33,9 @@ interface Gathered {
 }
 
 /**
- * Attention of few rows, or of one token. The rows pass each block of keys apart from the other blocks, and what they gather from each is put
- * together in the end (Dao et al. 2023, "Flash-Decoding"). Threads share the blocks. Within a block all groups have their
- * turn, so that memory is read in order: the keys of one position follow one another.
+ * Attention of few rows, or of one token. The rows pass each block of keys apart from the other blocks, and what they
+ * gather from each is put together in the end (Dao et al. 2023, "Flash-Decoding"). Threads share the blocks. Within a
+ * block all groups have their turn, so that memory is read in order: the keys of one position follow one another.
  *
  * @param plan - The attention.
  * @param kernels - The kernels.
